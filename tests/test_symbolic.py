@@ -1,0 +1,44 @@
+import pytest
+import sympy
+
+from entropy_dynamics import symbolic
+
+STATEMENTS = [
+    symbolic.lemma_3_1,
+    symbolic.theorem_3_2,
+    symbolic.theorem_3_3,
+    symbolic.corollary_3_4,
+    symbolic.covariance_form,
+    symbolic.hessian,
+]
+
+
+@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("statement", STATEMENTS)
+def test_every_statement_simplifies_to_zero(statement, size):
+    assert symbolic.all_zero(statement(size))
+
+
+@pytest.mark.parametrize("statement", [symbolic.theorem_3_2, symbolic.theorem_3_3])
+def test_a_wrong_statement_does_not(statement, monkeypatch):
+    original = symbolic.SymbolicPolicy.__init__
+
+    def without_factor_p(self, size):
+        original(self, size)
+        self.s = [self.entropy + log_p for log_p in self.log_p]
+
+    monkeypatch.setattr(symbolic.SymbolicPolicy, "__init__", without_factor_p)
+    assert not symbolic.all_zero(statement(2))
+
+
+def test_symbolic_policy_is_softmax():
+    policy = symbolic.SymbolicPolicy(3)
+    values = dict(zip(policy.w, (2, 1, 1)))
+    assert [p.subs(values) for p in policy.p] == [sympy.Rational(1, 2), sympy.Rational(1, 4), sympy.Rational(1, 4)]
+    assert float(policy.entropy.subs(values)) == pytest.approx(1.0397207708)
+    assert float(policy.baseline.subs(values)) == pytest.approx(0.0433216988)
+
+
+def test_empty_policy_is_refused():
+    with pytest.raises(ValueError, match="at least 1 token, got 0"):
+        symbolic.SymbolicPolicy(0)
