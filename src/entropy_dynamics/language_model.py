@@ -33,9 +33,23 @@ class Responses:
     prompt_ids: list[list[int]]
     response_ids: list[list[int]]
 
+    def __post_init__(self):
+        if len(self.prompt_ids) != len(self.response_ids):
+            raise ValueError(f"{len(self.response_ids)} responses for {len(self.prompt_ids)} prompts")
+        if not all(self.prompt_ids) or not all(self.response_ids):
+            raise ValueError("a prompt or response is empty; every one needs at least one token")
+        if self.temperature <= 0:
+            raise ValueError(f"temperature is {self.temperature}, expected a positive number")
+
     @classmethod
     def read(cls, path: str | Path) -> "Responses":
-        return cls(**json.loads(Path(path).read_text()))
+        """Read what `write` wrote; FileNotFoundError or ValueError say what is wrong with `path`."""
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"no sampled responses at {path}; sample them with: make data")
+        try:
+            return cls(**json.loads(Path(path).read_text()))
+        except (json.JSONDecodeError, TypeError) as error:
+            raise ValueError(f"{path} is not a file of sampled responses ({error}); sample anew with: make data") from error
 
     def write(self, path: str | Path) -> None:
         write_atomically(Path(path), json.dumps(asdict(self)) + "\n")
