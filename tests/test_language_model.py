@@ -112,7 +112,7 @@ def test_a_missing_wheel_says_what_to_install(monkeypatch):
 
 
 def test_an_unknown_model_says_what_to_pass(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no causal language model .*save_pretrained"):
+    with pytest.raises(FileNotFoundError, match=r"no causal language model .*save_pretrained"):
         load_language_model(str(tmp_path / "absent"))
 
 

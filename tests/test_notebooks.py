@@ -29,9 +29,7 @@ def code_cells(notebook):
 
 
 def output_text(cell):
-    return "".join(
-        output.get("text", "") + output.get("data", {}).get("text/plain", "") for output in cell.outputs
-    )
+    return "".join(output.get("text", "") + output.get("data", {}).get("text/plain", "") for output in cell.outputs)
 
 
 def test_there_are_notebooks_in_order():

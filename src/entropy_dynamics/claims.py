@@ -297,6 +297,12 @@ def claims_table(notebook: str | None = None) -> str:
     lines = ["| claim | whose | notebook | function | test |", "|---|---|---|---|---|"]
     for claim in CLAIMS.values():
         if notebook in (None, claim.notebook):
-            cells = (claim.statement.replace("|", "\\|"), claim.source, claim.notebook, f"`{claim.function}`", f"`{claim.test}`")
+            cells = (
+                claim.statement.replace("|", "\\|"),
+                claim.source,
+                claim.notebook,
+                f"`{claim.function}`",
+                f"`{claim.test}`",
+            )
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)

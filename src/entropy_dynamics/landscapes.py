@@ -35,7 +35,9 @@ def simplex_field(resolution: int) -> pd.DataFrame:
 def binary_entropy(p):
     """Entropy in nats of a coin with probability `p` in [0, 1] (float or array)."""
     p = np.asarray(p, dtype=float)
-    return -(np.where(p > 0, p * np.log(np.maximum(p, 1e-300)), 0) + np.where(p < 1, (1 - p) * np.log1p(-p * (p < 1)), 0))
+    return -(
+        np.where(p > 0, p * np.log(np.maximum(p, 1e-300)), 0) + np.where(p < 1, (1 - p) * np.log1p(-p * (p < 1)), 0)
+    )
 
 
 def is_attainable(p, entropy, vocabulary: int):
@@ -70,7 +72,9 @@ def discriminator_curves(entropies: Sequence[float], vocabulary: int) -> pd.Data
     p = np.concatenate([np.geomspace(1e-4, 0.02, 60), np.linspace(0.0205, 1.0, 800)])
     return pd.concat(
         [
-            pd.DataFrame({"entropy": h, "p": p, "s": p * (h + np.log(p)), "attainable": is_attainable(p, h, vocabulary)})
+            pd.DataFrame(
+                {"entropy": h, "p": p, "s": p * (h + np.log(p)), "attainable": is_attainable(p, h, vocabulary)}
+            )
             for h in entropies
         ],
         ignore_index=True,
@@ -78,7 +82,7 @@ def discriminator_curves(entropies: Sequence[float], vocabulary: int) -> pd.Data
 
 
 def discriminator_plane(vocabulary: int, *, points: int = 240) -> pd.DataFrame:
-    """S over the plane of log p and H where a policy of `vocabulary` tokens can be; columns p, entropy, s (NaN outside)."""
+    """S where a policy of `vocabulary` tokens can be; columns p (log-spaced), entropy, s (NaN where none can)."""
     p, h = np.meshgrid(np.geomspace(1e-4, 1, points, endpoint=False), np.linspace(0.01, np.log(vocabulary), points))
     s = np.where(is_attainable(p, h, vocabulary), p * (h + np.log(p)), np.nan)
     return pd.DataFrame({"p": p.ravel(), "entropy": h.ravel(), "s": s.ravel()})

