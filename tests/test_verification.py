@@ -34,8 +34,8 @@ def test_change_table_is_the_naive_recomputation(update):
         np.testing.assert_allclose(rows.exact, exact, rtol=1e-9, atol=1e-13)
         h = -(p * p.log()).sum(-1)
         np.testing.assert_allclose(rows.entropy, h)
-        np.testing.assert_allclose(rows.probability, p.gather(-1, k[:, None])[:, 0])
-        s = rows.probability * (rows.entropy + np.log(rows.probability))
+        np.testing.assert_allclose(rows.log_prob, p.log().gather(-1, k[:, None])[:, 0])
+        s = np.exp(rows.log_prob) * (rows.entropy + rows.log_prob)
         expected = -step * (s - rows.baseline) if update is GRPO else -step * s
         np.testing.assert_allclose(rows.first_order, expected, rtol=1e-9, atol=1e-14)
 

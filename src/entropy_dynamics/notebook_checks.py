@@ -13,6 +13,7 @@ from nbformat import NotebookNode
 from entropy_dynamics.claims import CLAIMS, verdicts
 
 FIGURE_FILES = (".png", ".pdf", ".csv", ".json")
+ADDED_BY_PAPERMILL = {"injected-parameters", "papermill-error-cell-tag"}
 
 
 @dataclass
@@ -37,6 +38,9 @@ def read_notebook(path: Path, parameters: Mapping[str, Any]) -> NotebookNode:
         nbformat.validate(notebook)
     except Exception as error:
         raise NotebookProblem(path.stem, f"is not a readable notebook ({type(error).__name__}: {error})") from error
+    kernel = notebook.metadata.get("kernelspec", {}).get("name")
+    if kernel != "python3":
+        raise NotebookProblem(path.stem, f"names the kernel {kernel!r}, expected 'python3'")
     tagged = [i for i, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", [])]
     if len(tagged) != 1:
         raise NotebookProblem(path.stem, f"has {len(tagged)} cells tagged 'parameters', expected 1")
@@ -47,6 +51,13 @@ def read_notebook(path: Path, parameters: Mapping[str, Any]) -> NotebookNode:
     if "output_dir" not in known:
         problem = "has no parameter output_dir, the folder that its figures go to"
         raise NotebookProblem(path.stem, problem, tagged[0], notebook.cells[tagged[0]].source)
+    return notebook
+
+
+def read_executed(path: Path) -> NotebookNode:
+    """The notebook that papermill wrote to `path`, without the cells that papermill added: indices are the source's."""
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells = [cell for cell in notebook.cells if not ADDED_BY_PAPERMILL & set(cell.metadata.get("tags", []))]
     return notebook
 
 
@@ -72,7 +83,7 @@ def check_run(notebook: NotebookNode, stem: str, artifacts: Path, *, ended_by: s
     """Raise NotebookProblem unless every cell ran, nothing failed, and all artifacts and verdicts are there.
 
     Args:
-        notebook: as papermill left it.
+        notebook: from `read_executed`.
         artifacts: the folder that the notebook wrote to.
         ended_by: what ended the run before its last cell, if anything did.
     """

@@ -34,12 +34,13 @@ from nbformat import NotebookNode
 from tqdm import tqdm
 
 from entropy_dynamics.claims import CLAIMS, verdicts
-from entropy_dynamics.language_model import write_atomically
+from entropy_dynamics.files import sha256, write_atomically
 from entropy_dynamics.notebook_checks import (
     NotebookProblem,
     check_run,
     declared_artifacts,
     default_parameters,
+    read_executed,
     read_notebook,
 )
 
@@ -83,11 +84,6 @@ class Result:
     seconds: float
     problem: str = ""
     verdicts: tuple[dict, ...] = ()
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def library_versions() -> dict[str, str]:
@@ -158,7 +154,7 @@ def _kill_tree(pid: int) -> None:
 
 
 def execute(path: Path, staging: Path, settings: Settings, bar: tqdm, stop: threading.Event) -> str | None:
-    """Run one notebook into `staging` until it ends, `stop` is set or time is up; returns what ended it early, or None."""
+    """Run one notebook into `staging` until it ends, `stop` is set or time is up; returns what cut it short."""
     shutil.rmtree(staging, ignore_errors=True)
     (staging / "figures").mkdir(parents=True)
     target, error = staging / path.name, staging / "error.txt"
@@ -194,6 +190,7 @@ def run_notebook(path: Path, settings: Settings, stop: threading.Event, position
     source = read_notebook(path, settings.parameters)
     key = run_key(source, settings)
     if not settings.force and is_unchanged(stem, key, settings):
+        settings.failed(stem).unlink(missing_ok=True)
         receipt = json.loads(settings.receipt(stem).read_text())
         return Result(stem, "unchanged", receipt["seconds"], verdicts=tuple(receipt["verdicts"]))
     staging = settings.build / "staging" / stem
@@ -207,7 +204,7 @@ def run_notebook(path: Path, settings: Settings, stop: threading.Event, position
     try:
         if not executed.is_file():
             raise NotebookProblem(stem, ended_by or "papermill wrote no notebook")
-        notebook = nbformat.read(executed, as_version=4)
+        notebook = read_executed(executed)
         reached = tuple(asdict(verdict) for verdict in verdicts(notebook))
         check_run(notebook, stem, staging / "figures", ended_by=ended_by)
     except NotebookProblem as problem:
@@ -320,8 +317,7 @@ def damaged_artifacts(build: Path) -> list[str]:
 def refresh_committed(paths: list[Path], settings: Settings) -> None:
     """Copy the executed notebooks over the committed ones, free of traces of the run, and the README's pictures."""
     for path in paths:
-        notebook = nbformat.read(settings.executed(path.stem), as_version=4)
-        notebook.cells = [cell for cell in notebook.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
+        notebook = read_executed(settings.executed(path.stem))
         kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
         notebook.metadata = nbformat.from_dict({"kernelspec": kernel, "language_info": {"name": "python"}})
         count = 0

@@ -9,34 +9,46 @@ import torch
 from torch import Tensor
 
 from entropy_dynamics import theory
+from entropy_dynamics.token_statistics import token_statistics
 
 STATES_AT_ONCE = 2  # a few float64 rows of a large vocabulary stay in the processor's cache
 
-# A wrong formula that resembles the right one, as a function of the columns of a change table. A check that
-# any of these passes would be worthless.
-WRONG_SINGLE_LOGIT: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
-    "sign flipped": lambda t: t.step * t.discriminator,
-    "baseline subtracted": lambda t: -t.step * (t.discriminator - t.baseline),
-    "factor p dropped": lambda t: -t.step * (t.entropy + np.log(t.probability)),
-}
-WRONG_GRPO: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
-    "sign flipped": lambda t: t.step * (t.discriminator - t.baseline),
-    "baseline removed": lambda t: -t.step * t.discriminator,
-    "factor p dropped": lambda t: -t.step * (t.entropy + np.log(t.probability)),
-}
+Formula = Callable[[pd.DataFrame], pd.Series]  # a predicted entropy change from the columns of a change table
 
 
 @dataclass(frozen=True)
 class Update:
-    """A logit update with its first- and second-order entropy change, all functions of (logits, token, step)."""
+    """A logit update, its first-order law, its quadratic term, and wrong formulas that resemble the law.
 
-    logit_change: Callable[[Tensor, Tensor, float], Tensor]
-    second_order: Callable[[Tensor, Tensor, float], Tensor]
-    wrong: dict[str, Callable[[pd.DataFrame], pd.Series]]
+    A check that any of the wrong twins passes would be worthless.
+    """
+
+    logit_change: Callable[[Tensor, Tensor, float], Tensor]  # (logits, token, step)
+    first_order: Formula
+    second_order: Callable[[Tensor, Tensor, float], Tensor]  # (logits, token, step)
+    wrong: dict[str, Formula]
 
 
-SINGLE_LOGIT = Update(theory.single_logit_update, theory.single_logit_second_order_change, WRONG_SINGLE_LOGIT)
-GRPO = Update(theory.grpo_logit_update, theory.grpo_second_order_change, WRONG_GRPO)
+SINGLE_LOGIT = Update(
+    theory.single_logit_update,
+    lambda t: -t.step * t.discriminator,  # Theorem 3.2
+    theory.single_logit_second_order_change,
+    {
+        "sign flipped": lambda t: t.step * t.discriminator,
+        "baseline subtracted": lambda t: -t.step * (t.discriminator - t.baseline),
+        "factor p dropped": lambda t: -t.step * (t.entropy + t.log_prob),
+    },
+)
+GRPO = Update(
+    theory.grpo_logit_update,
+    lambda t: -t.step * (t.discriminator - t.baseline),  # Theorem 3.3
+    theory.grpo_second_order_change,
+    {
+        "sign flipped": lambda t: t.step * (t.discriminator - t.baseline),
+        "baseline removed": lambda t: -t.step * t.discriminator,
+        "factor p dropped": lambda t: -t.step * (t.entropy + t.log_prob),
+    },
+)
 
 
 def change_table(batches: Iterable[tuple[Tensor, Tensor]], update: Update, steps: Sequence[float]) -> pd.DataFrame:
@@ -48,8 +60,8 @@ def change_table(batches: Iterable[tuple[Tensor, Tensor]], update: Update, steps
         steps: values of eps or alpha.
 
     Returns:
-        Columns token (running number), probability, entropy, discriminator, baseline, step, first_order,
-        second_order (the quadratic term alone) and exact; entropies in nats.
+        Columns token (running number), log_prob, entropy, discriminator, baseline, step, first_order,
+        second_order (the quadratic term alone) and exact; all but token and step in nats.
     """
     rows = []
     for logits, tokens in batches:
@@ -57,23 +69,18 @@ def change_table(batches: Iterable[tuple[Tensor, Tensor]], update: Update, steps
             rows.extend(_changes(z.double(), k, update, steps))
     table = pd.concat(rows, ignore_index=True)
     table.insert(0, "token", table.groupby("step").cumcount())
+    table.insert(table.columns.get_loc("second_order"), "first_order", update.first_order(table))
     return table.sort_values(["step", "token"], ignore_index=True)
 
 
 def _changes(z: Tensor, k: Tensor, update: Update, steps: Sequence[float]) -> Iterable[pd.DataFrame]:
-    statistics = {
-        "probability": z.softmax(-1).gather(-1, k.unsqueeze(-1)).squeeze(-1),
-        "entropy": theory.entropy(z),
-        "discriminator": theory.discriminator(z).gather(-1, k.unsqueeze(-1)).squeeze(-1),
-        "baseline": theory.expected_discriminator(z),
-    }
+    statistics = token_statistics(z, k)._asdict()
     unit_change = update.logit_change(z, k, 1.0)
-    first, second = theory.first_order_change(z, unit_change), update.second_order(z, k, 1.0)
+    second = update.second_order(z, k, 1.0)
     for step in steps:
         columns = {
             **statistics,
-            "step": torch.full_like(first, step),
-            "first_order": step * first,
+            "step": torch.full_like(second, step),
             "second_order": step**2 * second,
             "exact": theory.exact_change(z, step * unit_change),
         }
