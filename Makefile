@@ -15,11 +15,11 @@ lint: .venv/ready
 	$(BIN)/ruff format --check
 
 unit: .venv/ready
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 nbval: .venv/ready  ## run the notebooks again and compare with their committed outputs
 	$(BIN)/python -m entropy_dynamics.reproduce --check
-	$(BIN)/python -m pytest --nbval notebooks
+	$(BIN)/python -m pytest -n 2 --dist loadscope --nbval notebooks
 
 notebooks: .venv/ready  ## refresh the committed outputs and the README's pictures
 	$(BIN)/python -m entropy_dynamics.reproduce --refresh
