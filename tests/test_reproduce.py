@@ -11,6 +11,7 @@ import time
 import nbformat
 import psutil
 import pytest
+from filelock import FileLock
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from entropy_dynamics import notebook_checks, reproduce
@@ -73,9 +74,10 @@ class Project:
 @pytest.fixture
 def project(tmp_path, monkeypatch):
     use_demonstration_claim(monkeypatch)
-    handler = signal.getsignal(signal.SIGTERM)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     yield Project(tmp_path)
-    signal.signal(signal.SIGTERM, handler)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="module")
@@ -216,7 +218,7 @@ def test_bad_usage_exits_with_2(project, capsys):
     for arguments, message in [
         ([], "no notebooks in"),
         (["--jobs", "0"], "--jobs is 0"),
-        (["--check"], "no manifest"),
+        (["--timeout", "nan"], "--timeout nan"),
         (["--refresh", "-p", "x", "1"], "leave out -p"),
     ]:
         with pytest.raises(SystemExit) as stop:
@@ -227,6 +229,23 @@ def test_bad_usage_exits_with_2(project, capsys):
     with pytest.raises(SystemExit):
         project.run("--only", "07")
     assert "no notebook is called 07; there are 00_demo" in capsys.readouterr().err
+    for arguments, message in [
+        (["-p", "output_dir", "/x"], "choose the folder with --build"),
+        (["-p", "x", "[1, 2"], "not YAML"),
+    ]:
+        with pytest.raises(SystemExit):
+            project.run(*arguments)
+        assert message in capsys.readouterr().err
+    project.write(code("1", "figure:dot"), stem="01_demo")
+    with pytest.raises(SystemExit):
+        project.run()
+    assert "00_demo and 01_demo both declare dot.png" in capsys.readouterr().err
+
+
+def test_two_runs_do_not_share_a_build_folder(done, capsys):
+    with FileLock(done.build / ".lock"), pytest.raises(SystemExit):
+        done.run("--force")
+    assert "another run is at work" in capsys.readouterr().err
 
 
 def test_check_notices_a_flipped_byte_and_a_missing_file(done, capsys):
@@ -237,6 +256,125 @@ def test_check_notices_a_flipped_byte_and_a_missing_file(done, capsys):
     assert done.run("--check") == 1
     out = capsys.readouterr().out
     assert "differs from the manifest: figures/dot.png" in out and "figures/dot.pdf" in out
+
+
+@pytest.mark.parametrize(
+    ("manifest", "message"),
+    [
+        (None, "no readable manifest"),
+        ("{", "no readable manifest"),
+        ('{"artifacts": {}, "notebooks": {}}', "lists no artifacts"),
+        ('{"artifacts": {}, "notebooks": {"00_demo": {"status": "failed"}}}', "failed: 00_demo"),
+    ],
+)
+def test_check_is_not_content_with_nothing(project, capsys, manifest, message):
+    project.build.mkdir()
+    if manifest:
+        (project.build / "manifest.json").write_text(manifest)
+    assert project.run("--check") == 1
+    assert message in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("text", ["", '{"key":', "[]", "null", '{"key": 1}'])
+def test_a_damaged_receipt_is_as_good_as_none(done, text):
+    (done.build / "receipts" / "00_demo.json").write_text(text)
+    settings = reproduce.Settings(done.root / "notebooks", done.build, done.root / "data", {}, 60, False)
+    assert reproduce.read_receipt("00_demo", settings) is None
+    reproduce.write_manifest([], settings)
+    assert json.loads((done.build / "manifest.json").read_text())["artifacts"] == {}
+
+
+def test_the_key_of_a_run_covers_everything_that_it_depends_on(done, monkeypatch, tmp_path_factory):
+    outside = tmp_path_factory.mktemp("outside") / "file.txt"
+    outside.write_text("1")
+    package = tmp_path_factory.mktemp("package")
+    (package / "a.py").write_text("x = 1")
+    monkeypatch.setattr(reproduce, "PACKAGE", package)
+    monkeypatch.setattr(reproduce, "library_versions", lambda: versions)
+    versions = {"torch": "1"}
+    (done.root / "data" / "a.txt").write_text("1")
+    notebook = nbformat.read(done.root / "notebooks" / "00_demo.ipynb", 4)
+
+    def key():
+        parameters = {"path": str(outside)}
+        settings = reproduce.Settings(done.root / "notebooks", done.build, done.root / "data", parameters, 60, False)
+        return reproduce.run_key(notebook, settings)
+
+    keys = [key()]
+    for change in (
+        lambda: (package / "a.py").write_text("x = 2"),
+        lambda: (done.root / "data" / "a.txt").rename(done.root / "data" / "b.txt"),
+        lambda: outside.write_text("2"),
+        lambda: versions.update(torch="2"),
+        lambda: notebook.cells[0].update(attachments={"a.png": {}}),
+        lambda: notebook.cells[1].update(source="x: int = 3"),
+    ):
+        change()
+        keys.append(key())
+    assert len(set(keys)) == len(keys)
+    notebook.cells[-1].outputs = []
+    assert key() == keys[-1]
+
+
+def test_a_notebook_that_is_gone_leaves_nothing_behind(done, capsys):
+    (done.root / "notebooks" / "00_demo.ipynb").rename(done.root / "notebooks" / "01_demo.ipynb")
+    assert done.run() == 1  # its claim belongs to 00_demo
+    assert "another notebook's claim: demo" in (out := capsys.readouterr().out) and "0 of 1 claims hold" in out
+    assert not done.files()
+    assert list(json.loads((done.build / "manifest.json").read_text())["notebooks"]) == ["01_demo"]
+
+
+def executed(*cells):
+    for number, cell in enumerate(cells, 1):
+        cell.execution_count = number
+    return new_notebook(cells=list(cells))
+
+
+def shows(holds, claim="demo"):
+    output = nbformat.v4.new_output("display_data", {VERDICT_MIME: {"claim": claim, "holds": holds, "line": "1 < 2"}})
+    return new_code_cell("assert_claim(...)", outputs=[output])
+
+
+def test_what_papermill_lets_through_is_a_problem(project, tmp_path):
+    def problem(notebook):
+        with pytest.raises(notebook_checks.NotebookProblem) as found:
+            notebook_checks.check_run(notebook, "00_demo", tmp_path, ended_by=None)
+        return str(found.value)
+
+    notebook_checks.check_run(executed(shows(True)), "00_demo", tmp_path, ended_by=None)
+    not_executed = executed(shows(True), code("x"))
+    not_executed.cells[1].execution_count = None
+    assert "cell 1 (x): was not executed" in problem(not_executed)
+    assert "claim demo fails" in problem(executed(shows(False), shows(True)))
+    assert "second verdict" in problem(executed(shows(True), shows(True)))
+    assert "another notebook's claim: other" in problem(executed(shows(True), shows(True, "other")))
+    (tmp_path / "table.csv").touch()
+    assert "did not write table.csv" in problem(executed(shows(True), code("x", "artifact:table.csv")))
+    (tmp_path / "table.json").write_text("{")
+    assert "unreadable table.json" in problem(executed(shows(True), code("x", "artifact:table.json")))
+
+
+def test_refresh_never_overwrites_what_was_edited_meanwhile(done, capsys, monkeypatch):
+    path = done.root / "notebooks" / "00_demo.ipynb"
+    run_all = reproduce.run_all
+
+    def edit_after(*arguments):
+        results = run_all(*arguments)
+        done.write(*GOOD, code("# an afterthought"))
+        return results
+
+    monkeypatch.setattr(reproduce, "run_all", edit_after)
+    assert done.run("--refresh") == 1
+    assert "was edited while it ran" in capsys.readouterr().out
+    assert "an afterthought" in path.read_text()
+
+
+def test_refresh_wants_the_pictures_of_the_readme(done, capsys):
+    (done.root / "README.md").write_text("![dot](notebooks/figures/spot.png)")
+    before = (done.root / "notebooks" / "00_demo.ipynb").read_bytes()
+    assert done.run("--refresh") == 1
+    assert "shows spot.png, which no notebook has made" in capsys.readouterr().out
+    assert (done.root / "notebooks" / "00_demo.ipynb").read_bytes() == before
 
 
 def test_refresh_commits_outputs_without_traces_of_the_run(done):
@@ -256,13 +394,13 @@ def test_refresh_commits_outputs_without_traces_of_the_run(done):
 def test_results_do_not_depend_on_the_number_of_jobs(project):
     count = "import os\nfrom pathlib import Path\nthreads = os.environ['OMP_NUM_THREADS']\n"
     write = count + "(Path(output_dir) / f'{name}.csv').write_text(threads)"
-    for stem in ("00_demo", "01_demo"):
-        project.write(code(f"name = {stem!r}\n{write}", f"artifact:{stem}.csv"), code(verdict(True)), stem=stem)
-    assert project.run("--jobs", "2") == 0
+    for stem in ("01_demo", "02_demo"):
+        project.write(code(f"name = {stem!r}\n{write}", f"artifact:{stem}.csv"), stem=stem)
+    project.run("--jobs", "2")  # no claim is decided here
     parallel = {name: data for name, data in project.files().items() if name.startswith("figures")}
-    assert project.run("--jobs", "1", "--force") == 0
+    project.run("--jobs", "1", "--force")
     assert parallel == {name: data for name, data in project.files().items() if name.startswith("figures")}
-    assert parallel["figures/01_demo.csv"] == b"1"
+    assert parallel == {f"figures/{stem}.csv": b"1" for stem in ("01_demo", "02_demo")}
 
 
 def test_artifacts_that_are_no_longer_made_are_removed(done):

@@ -16,9 +16,19 @@ def test_top_p_by_hand():
     assert sampling.top_p_logits(z, 0.01).isfinite().tolist() == [True, False, False, False]
     assert sampling.top_p_logits(z.flip(-1), 0.7).isfinite().tolist() == [False, False, True, True]
     assert torch.equal(sampling.top_p_logits(z, 1.0), z)
+    large, _ = random_policies(1, 49152, seed=0)
+    assert torch.equal(sampling.top_p_logits(large.float(), 1.0), large.float())
     for bad in (0.0, 1.5):
         with pytest.raises(ValueError, match=f"top_p is {bad}"):
             sampling.top_p_logits(z, bad)
+
+
+def test_expected_centred_by_hand():
+    q, d = torch.tensor([0.5, 0.5, 0.0]).double(), torch.tensor([1.0, 2.0, 4.0]).double()
+    p = torch.tensor([0.2, 0.3, 0.5]).double()
+    assert sampling.expected_centred(q, d).item() == pytest.approx(1.5)
+    # The third token is never sampled, so no weight can bring it back: 0.2 * 1 + 0.3 * 2.
+    assert sampling.expected_centred(q, d, policy=p).item() == pytest.approx(0.8)
 
 
 def test_centred_variance_is_the_enumerated_variance():
@@ -39,18 +49,27 @@ def test_sampler_bias_is_broken_and_repaired_as_claimed():
     row, d = 3, sampling.centred_discriminator(z[3])
     q = (z[row] / 0.7).softmax(-1)
     assert bias["temperature"][row] == pytest.approx(sum(float(a * b) for a, b in zip(q, d)))
+    trained = z[row] + theory.grpo_logit_update(z[row], k[row], 1.0)
+    stale = float((z[row].softmax(-1) * sampling.centred_discriminator(trained)).sum())
+    assert bias["stale"][row] == pytest.approx(stale)
+    weight = (z[row].softmax(-1) / q).log()  # importance weights of a large tempered sample
+    drawn = torch.multinomial(q, 200_000, replacement=True, generator=torch.Generator().manual_seed(0))
+    values = weight.exp()[drawn] * d[drawn]
+    assert values.mean().abs() < 4 * values.std() / math.sqrt(len(values)) < d[drawn].mean().abs() / 2
     inside = sampling.top_p_logits(z[row], 0.9).isfinite()
     p = z[row].softmax(-1)
     assert bias["top-p, weighted"][row] == pytest.approx(float((p * d)[inside].sum()))
     assert bias["top-p"][row] == pytest.approx(float((p * d)[inside].sum() / p[inside].sum()))
 
 
-def test_batch_means_have_the_exact_standard_error():
+def test_batch_means_have_mean_zero_and_the_exact_standard_error():
     z, _ = random_policies(20, 50, seed=3)
     means = sampling.batch_means(z, [20, 2000], batches=400, seed=0)
     rms = means.groupby("size").centred.apply(lambda x: math.sqrt((x**2).mean()))
     exact = math.sqrt(sampling.centred_variance(z).mean())
     for size in (20, 2000):
+        mean = means[means["size"] == size].centred.mean()
+        assert abs(mean) < 4 * exact / math.sqrt(size * 400)
         assert rms[size] == pytest.approx(exact / math.sqrt(size), rel=4 / math.sqrt(800))
     assert means.discriminator.mean() == pytest.approx(theory.expected_discriminator(z).mean().item(), abs=0.01)
 

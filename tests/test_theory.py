@@ -160,6 +160,24 @@ def test_exact_change_keeps_its_digits_where_the_difference_loses_them():
         assert_close(theory.exact_change(z, delta), two_orders, rtol=1e-6, atol=1e-15 * alpha)
 
 
+def test_sign_rule_radius_by_hand():
+    z = torch.tensor([0.5, 0.25, 0.25], dtype=torch.float64).log()
+    gap = 0.5 * math.log(2)  # H = 1.5 log 2, so H + log p is log 2 / 2, -log 2 / 2, -log 2 / 2
+    assert theory.sign_rule_radius(z).tolist() == pytest.approx([gap / (1 + math.exp(-2))] * 3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_baseline_is_never_negative_and_the_band_of_a_uniform_policy_is_empty(dtype):
+    for size in (2, 7, 49152):
+        z = torch.full((size,), 0.3, dtype=dtype)
+        assert 0 <= theory.expected_discriminator(z) < 1e-12
+        assert not theory.disagreement_band(z).any()
+        nearly = z + 1e-3 * torch.randn(size, dtype=dtype, generator=torch.Generator().manual_seed(0))
+        p = nearly.double().softmax(-1)
+        covariance = (p * (p - (p * p).sum()) * (p.log() - (p * p.log()).sum())).sum()
+        assert_close(theory.expected_discriminator(nearly).double(), covariance, rtol=1e-3, atol=0)
+
+
 def test_sign_rule_holds_within_its_radius():
     z, _ = random_policies(40, 15, seed=7)
     s, radius = theory.discriminator(z), theory.sign_rule_radius(z)

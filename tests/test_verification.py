@@ -54,7 +54,7 @@ def test_wrong_twins_disagree(update):
     z, k = random_policies(200, 50, seed=0)
     agreements = agreement_table(change_table([(z, k)], update, [0.01]), update).set_index("prediction")
     assert agreements.r_squared["first order"] > 0.999
-    assert agreements.r_squared.filter(like="wrong").max() < 0.9
+    assert agreements.r_squared.filter(like="wrong").max() < 0.95
     assert len(agreements) == 2 + len(update.wrong)
 
 

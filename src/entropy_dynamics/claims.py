@@ -89,7 +89,7 @@ CLAIMS: dict[str, Claim] = {
         ),
         Claim(
             "theorem-3.2-real",
-            "-eps S_* predicts the exact change on the language model's tokens; its wrong twins do not",
+            "The LM's tokens: -eps S_* predicts the exact change, its wrong twins do not",
             "Theorem 3.2",
             _NOTEBOOK_01,
             "verification.change_table",
@@ -105,7 +105,7 @@ CLAIMS: dict[str, Claim] = {
         ),
         Claim(
             "sign-rule-real",
-            "The same on the language model's tokens at eps = 0.001, 0.1 and 1",
+            "The LM's tokens: the sign rule holds within its radius when they are pushed up",
             "Theorem 3.2; radius ours",
             _NOTEBOOK_01,
             "theory.sign_rule_radius",
@@ -145,7 +145,7 @@ CLAIMS: dict[str, Claim] = {
         ),
         Claim(
             "theorem-3.3-real",
-            "-alpha D predicts the exact change on the language model's tokens; its wrong twins do not",
+            "The LM's tokens: -alpha D predicts the exact change, its wrong twins do not",
             "Theorem 3.3",
             _NOTEBOOK_02,
             "verification.change_table",
@@ -185,7 +185,7 @@ CLAIMS: dict[str, Claim] = {
         ),
         Claim(
             "baseline-real",
-            "The same in the language model, where that band holds a sizeable share of the mass",
+            "The LM's states: more than 5 % of the mass has 0 < S < E_p[S] and changes sign",
             "ours, identity 3",
             _NOTEBOOK_02,
             "theory.disagreement_band",
@@ -209,15 +209,15 @@ CLAIMS: dict[str, Claim] = {
         ),
         Claim(
             "corollary-3.5-random",
-            "Batch means of D have their exact standard error and shrink as 1/sqrt(n)",
+            "Batch means of D have expectation zero and their standard error, and shrink as 1/sqrt(n)",
             "Corollary 3.5",
             _NOTEBOOK_03,
             "sampling.batch_means",
-            "test_sampling.py::test_batch_means_have_the_exact_standard_error",
+            "test_sampling.py::test_batch_means_have_mean_zero_and_the_exact_standard_error",
         ),
         Claim(
             "corollary-3.5-real",
-            "The language model's sampled tokens have mean D within 3 standard errors of zero, mean S far from it",
+            "The LM's tokens: mean D within 3 standard errors of zero, mean S far from it",
             "Corollaries 3.4, 3.5",
             _NOTEBOOK_03,
             "sampling.centred_variance",
@@ -241,7 +241,7 @@ CLAIMS: dict[str, Claim] = {
         ),
         Claim(
             "off-policy-real",
-            "The same on the language model's distributions",
+            "The LM's states: stale, tempered and top-p samples bias D; the same repairs",
             "ours, identity 8",
             _NOTEBOOK_03,
             "sampling.sampler_bias",

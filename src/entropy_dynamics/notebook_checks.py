@@ -112,10 +112,13 @@ def check_run(notebook: NotebookNode, stem: str, artifacts: Path, *, ended_by: s
                 json.loads(file.read_text())
             except ValueError as error:
                 raise problem(index, f"wrote an unreadable {name} ({error})") from error
-    reached = {verdict.claim: verdict for verdict in verdicts(notebook)}
-    for verdict in reached.values():
+    reached = set()
+    for verdict in verdicts(notebook):
         if not verdict.holds:
             raise problem(verdict.cell, f"claim {verdict.claim} fails: {verdict.line}")
+        if verdict.claim in reached or verdict.claim not in CLAIMS or CLAIMS[verdict.claim].notebook != stem:
+            raise problem(verdict.cell, f"a second verdict, or one on another notebook's claim: {verdict.claim}")
+        reached.add(verdict.claim)
     for claim in CLAIMS.values():
         if claim.notebook == stem and claim.id not in reached:
             cell = next((i for i, cell in code if claim.id in cell.source), None)

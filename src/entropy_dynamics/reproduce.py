@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import hashlib
 import json
+import math
 import multiprocessing
 import os
 import platform
@@ -22,6 +23,7 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,7 @@ import nbformat
 import papermill
 import psutil
 import yaml
+from filelock import FileLock, Timeout
 from nbformat import NotebookNode
 from tqdm import tqdm
 
@@ -47,6 +50,7 @@ from entropy_dynamics.notebook_checks import (
 # One thread a notebook: results must not depend on how many run at a time.
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 PACKAGE = Path(__file__).parent
+RECEIPT_FIELDS = {"key", "config", "seconds", "verdicts", "figures", "made_by", "artifacts"}
 MAIN_LIBRARIES = ("torch", "transformers", "numpy", "pandas", "matplotlib", "seaborn")
 
 
@@ -99,31 +103,42 @@ def library_versions() -> dict[str, str]:
 
 def run_key(notebook: NotebookNode, settings: Settings) -> str:
     """Hash of everything that a run depends on; the notebook's outputs are not among it."""
-    cells = [[cell.cell_type, cell.source, cell.metadata.get("tags", [])] for cell in notebook.cells]
-    files = sorted(PACKAGE.rglob("*.py")) + sorted(path for path in settings.data.rglob("*") if path.is_file())
+    cells = [[c.cell_type, c.source, c.metadata.get("tags", []), c.get("attachments", {})] for c in notebook.cells]
+    named = [settings.notebooks / value for value in settings.parameters.values() if isinstance(value, str) and value]
     inputs = {
         "cells": cells,
-        "files": [[path.name, sha256(path)] for path in files],
+        "files": [_hashes(PACKAGE, "*.py"), _hashes(settings.data), *(_hashes(path) for path in named)],
         "parameters": dict(settings.parameters),
         "versions": library_versions(),
     }
-    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def is_unchanged(stem: str, key: str, settings: Settings) -> bool:
-    """Whether the receipt is of this very run and everything that it lists is still there, bit for bit."""
+def _hashes(path: Path, pattern: str = "*") -> list[tuple[str, str]]:
+    """Relative name and hash of a file, or of every file below a folder; empty if there is neither."""
+    if path.is_file():
+        return [("", sha256(path))]
+    files = sorted(file for file in path.rglob(pattern) if file.is_file()) if path.is_dir() else []
+    return [(file.relative_to(path).as_posix(), sha256(file)) for file in files]
+
+
+def read_receipt(stem: str, settings: Settings) -> dict | None:
+    """What the last good run of a notebook left; None if there is none or it is damaged."""
     try:
         receipt = json.loads(settings.receipt(stem).read_text())
-        return receipt["key"] == key and all(
-            sha256(settings.build / name) == digest for name, digest in receipt["artifacts"].items()
-        )
-    except (OSError, ValueError, KeyError):
-        return False
+        return receipt if receipt.keys() >= RECEIPT_FIELDS else None
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def is_intact(artifacts: Mapping[str, str], build: Path) -> bool:
+    """Whether every file is still there, bit for bit."""
+    return all((build / name).is_file() and sha256(build / name) == digest for name, digest in artifacts.items())
 
 
 def _execute(source: str, target: str, parameters: dict[str, Any], cwd: str, error: str) -> None:
     """Body of the child process: one papermill run, its exception left in the file `error`, its log beside it."""
-    os.environ.update(ONE_THREAD)
+    os.environ.update(ONE_THREAD, TQDM_DISABLE="1")  # bars inside a notebook are for people who watch it
     with Path(error).with_name("log.txt").open("w") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
@@ -173,7 +188,8 @@ def execute(path: Path, staging: Path, settings: Settings, bar: tqdm, stop: thre
         while child.is_alive() and time.monotonic() < deadline and not stop.is_set():
             child.join(0.5)
             with contextlib.suppress(OSError):
-                bar.update(target.read_text().count('"status": "completed"') - bar.n)
+                done = target.read_text().count('"status": "completed"')  # papermill's own cell may come on top
+                bar.update(min(done, bar.total) - bar.n)
         if child.is_alive():
             return "was interrupted" if stop.is_set() else f"exceeded the time limit of {settings.timeout:g} s"
     finally:
@@ -189,9 +205,9 @@ def run_notebook(path: Path, settings: Settings, stop: threading.Event, position
     stem, start = path.stem, time.monotonic()
     source = read_notebook(path, settings.parameters)
     key = run_key(source, settings)
-    if not settings.force and is_unchanged(stem, key, settings):
-        settings.failed(stem).unlink(missing_ok=True)
-        receipt = json.loads(settings.receipt(stem).read_text())
+    receipt = read_receipt(stem, settings)
+    if not settings.force and receipt and receipt["key"] == key and is_intact(receipt["artifacts"], settings.build):
+        _forget_failure(stem, settings)
         return Result(stem, "unchanged", receipt["seconds"], verdicts=tuple(receipt["verdicts"]))
     staging = settings.build / "staging" / stem
     quiet = 1 if sys.stderr.isatty() else 20
@@ -211,6 +227,8 @@ def run_notebook(path: Path, settings: Settings, stop: threading.Event, position
         settings.failed(stem).parent.mkdir(parents=True, exist_ok=True)
         if executed.is_file():
             os.replace(executed, settings.failed(stem))
+        if (staging / "log.txt").is_file():
+            os.replace(staging / "log.txt", settings.failed(stem).with_suffix(".log"))
         shutil.rmtree(staging)
         return Result(stem, "failed", seconds, str(problem), reached)
     _install(path, notebook, staging, key, seconds, reached, settings)
@@ -222,7 +240,6 @@ def _install(path, notebook, staging, key, seconds, reached, settings: Settings)
     stem, receipt_path = path.stem, settings.receipt(path.stem)
     for folder in (settings.figures, settings.executed(stem).parent, receipt_path.parent):
         folder.mkdir(parents=True, exist_ok=True)
-    before = json.loads(receipt_path.read_text())["artifacts"] if receipt_path.is_file() else {}
     receipt_path.unlink(missing_ok=True)
     artifacts = [settings.executed(stem)]
     os.replace(staging / path.name, artifacts[0])
@@ -230,8 +247,6 @@ def _install(path, notebook, staging, key, seconds, reached, settings: Settings)
         os.replace(staging / "figures" / name, settings.figures / name)
         artifacts.append(settings.figures / name)
     hashes = {artifact.relative_to(settings.build).as_posix(): sha256(artifact) for artifact in artifacts}
-    for stale in before.keys() - hashes.keys():
-        (settings.build / stale).unlink(missing_ok=True)
     config = {name: str(value) for name, value in (default_parameters(path) | dict(settings.parameters)).items()}
     receipt = {
         "key": key,
@@ -240,11 +255,23 @@ def _install(path, notebook, staging, key, seconds, reached, settings: Settings)
         "seed": config.get("seed"),
         "seconds": seconds,
         "verdicts": reached,
+        "figures": [json.loads((settings.figures / name).read_text()) for name in _figure_records(notebook)],
+        "made_by": provenance(),
         "artifacts": hashes,
     }
     write_atomically(receipt_path, json.dumps(receipt, indent=1, sort_keys=True) + "\n")
-    settings.failed(stem).unlink(missing_ok=True)
+    _forget_failure(stem, settings)
     shutil.rmtree(staging)
+
+
+def _figure_records(notebook: NotebookNode) -> list[str]:
+    tags = [tag for cell in notebook.cells for tag in cell.metadata.get("tags", [])]
+    return [tag.removeprefix("figure:") + ".json" for tag in tags if tag.startswith("figure:")]
+
+
+def _forget_failure(stem: str, settings: Settings) -> None:
+    for path in (settings.failed(stem), settings.failed(stem).with_suffix(".log")):
+        path.unlink(missing_ok=True)
 
 
 def run_all(paths: list[Path], settings: Settings, jobs: int) -> list[Result]:
@@ -256,6 +283,8 @@ def run_all(paths: list[Path], settings: Settings, jobs: int) -> list[Result]:
             return run_notebook(path, settings, stop, position=number if sys.stderr.isatty() else 0)
         except NotebookProblem as problem:
             return Result(path.stem, "failed", 0.0, str(problem))
+        except OSError as error:  # a full disk must not end the other notebooks
+            return Result(path.stem, "failed", 0.0, f"{path.stem}: {type(error).__name__}: {error}")
 
     with ThreadPoolExecutor(jobs) as pool:
         try:
@@ -280,42 +309,86 @@ def _cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
-def write_manifest(results: list[Result], settings: Settings) -> None:
-    """Write figures.json and manifest.json from the receipts of all good notebooks in build/."""
-    status = {result.stem: result.status for result in results}
-    notebooks, figures, artifacts = {}, [], {}
-    for path in sorted((settings.build / "receipts").glob("*.json")):
-        receipt = json.loads(path.read_text())
-        artifacts |= receipt.pop("artifacts")
-        notebooks[path.stem] = {"status": status.pop(path.stem, "not selected"), **receipt}
-        for cell in nbformat.read(settings.executed(path.stem), as_version=4).cells:
-            for tag in cell.metadata.get("tags", []):
-                if tag.startswith("figure:"):
-                    record = json.loads((settings.figures / f"{tag.removeprefix('figure:')}.json").read_text())
-                    figures.append({"notebook": path.stem, "files": f"figures/{record['name']}.*", **record})
-    notebooks |= {stem: {"status": state} for stem, state in status.items()}
+@cache
+def provenance() -> dict[str, Any]:
+    """Commit, machine and versions of this process."""
     dirty = _git("status", "--porcelain")
-    manifest = {
+    return {
         "git": {"commit": _git("rev-parse", "HEAD"), "dirty": None if dirty is None else bool(dirty)},
         "machine": {"cpu": _cpu_model(), "cores": os.cpu_count(), "platform": platform.platform()},
-        "threads_per_notebook": 1,
+        "threads": 1,
         "versions": library_versions(),
-        "notebooks": notebooks,
-        "artifacts": artifacts,
     }
+
+
+def artifacts_on_record(settings: Settings) -> dict[str, str]:
+    """Name and hash of every file that a receipt vouches for."""
+    stems = sorted(path.stem for path in (settings.build / "receipts").glob("*.json"))
+    receipts = [read_receipt(stem, settings) for stem in stems]
+    return {name: digest for receipt in receipts if receipt for name, digest in receipt["artifacts"].items()}
+
+
+def forget_removed_notebooks(settings: Settings) -> None:
+    """Drop the receipts of notebooks that are no longer there."""
+    for path in (settings.build / "receipts").glob("*.json"):
+        if not (settings.notebooks / f"{path.stem}.ipynb").is_file():
+            path.unlink()
+
+
+def write_manifest(results: list[Result], settings: Settings) -> None:
+    """Write figures.json and manifest.json from the receipts of all good notebooks in build/.
+
+    A notebook that failed now is listed with that status and, as `last_good`, with what its last good run left.
+    """
+    this_time = {result.stem: result for result in results}
+    stems = {path.stem for path in (settings.build / "receipts").glob("*.json")}
+    notebooks, figures, artifacts = {}, [], {}
+    for stem in sorted(stems | this_time.keys()):
+        result, receipt = this_time.get(stem), read_receipt(stem, settings)
+        if receipt:
+            artifacts |= receipt.pop("artifacts")
+            files = (
+                {"notebook": stem, "files": f"figures/{figure['name']}.*", **figure} for figure in receipt["figures"]
+            )
+            figures.extend(files)
+        if result and result.status == "failed":
+            notebooks[stem] = {"status": "failed", "problem": result.problem, "last_good": receipt}
+        else:
+            notebooks[stem] = {"status": result.status if result else "not selected", **(receipt or {})}
+    manifest = {"notebooks": notebooks, "artifacts": artifacts}
     settings.build.mkdir(parents=True, exist_ok=True)
     write_atomically(settings.build / "figures.json", json.dumps(figures, indent=1) + "\n")
     write_atomically(settings.build / "manifest.json", json.dumps(manifest, indent=1, sort_keys=True) + "\n")
 
 
-def damaged_artifacts(build: Path) -> list[str]:
-    """The files of build/manifest.json that are missing or differ from their sha256."""
-    recorded = json.loads((build / "manifest.json").read_text())["artifacts"]
-    return [name for name, digest in recorded.items() if not (build / name).is_file() or sha256(build / name) != digest]
+def problems_of_build(build: Path) -> list[str]:
+    """What speaks against build/: files missing or unlike the manifest, failed notebooks, nothing at all."""
+    try:
+        manifest = json.loads((build / "manifest.json").read_text())
+        artifacts, notebooks = manifest["artifacts"], manifest["notebooks"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return [f"no readable manifest in {build} ({type(error).__name__}: {error}); run the notebooks first"]
+    damaged = [name for name, digest in artifacts.items() if not is_intact({name: digest}, build)]
+    return (
+        [f"differs from the manifest: {name}" for name in damaged]
+        + [f"failed: {stem}" for stem, notebook in notebooks.items() if notebook["status"] == "failed"]
+        + ([] if artifacts else ["the manifest lists no artifacts"])
+    )
 
 
 def refresh_committed(paths: list[Path], settings: Settings) -> None:
-    """Copy the executed notebooks over the committed ones, free of traces of the run, and the README's pictures."""
+    """Copy the executed notebooks over the committed ones, free of traces of the run, and the README's pictures.
+
+    Raises:
+        NotebookProblem: a notebook was edited while it ran, or the README shows a picture that no notebook made.
+    """
+    readme = settings.notebooks.resolve().parent / "README.md"
+    shown = re.findall(r"\(notebooks/figures/([\w.-]+\.png)\)", readme.read_text() if readme.is_file() else "")
+    if missing := [name for name in shown if not (settings.figures / name).is_file()]:
+        raise NotebookProblem("README.md", f"shows {', '.join(missing)}, which no notebook has made")
+    for path in paths:
+        if run_key(read_notebook(path, {}), settings) != read_receipt(path.stem, settings)["key"]:
+            raise NotebookProblem(path.stem, "was edited while it ran; run --refresh again")
     for path in paths:
         notebook = read_executed(settings.executed(path.stem))
         kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
@@ -331,26 +404,29 @@ def refresh_committed(paths: list[Path], settings: Settings) -> None:
                     if output.output_type == "execute_result":
                         output.execution_count = count
         write_atomically(path, nbformat.writes(notebook) + "\n")
-    readme = settings.notebooks.resolve().parent / "README.md"
     pictures = settings.notebooks / "figures"
-    for name in re.findall(r"\(notebooks/figures/([\w.-]+\.png)\)", readme.read_text() if readme.is_file() else ""):
+    for name in shown:
         pictures.mkdir(exist_ok=True)
         shutil.copyfile(settings.figures / name, pictures / name)
 
 
-def closing_table(results: list[Result]) -> tuple[str, int, int]:
-    """The table of claims, how many of them hold, and how many there are."""
-    reached = {verdict["claim"]: verdict for result in results for verdict in result.verdicts}
-    selected = {result.stem: result for result in results}
-    claims = [claim for claim in CLAIMS.values() if claim.notebook in selected]
+def closing_table(results: list[Result], *, only_theirs: bool) -> tuple[str, int, int]:
+    """The table of all claims, or only those of the notebooks in `results`; how many hold, and how many there are."""
+    reached = {(result.stem, verdict["claim"]): verdict for result in results for verdict in result.verdicts}
+    stems = {result.stem for result in results}
+    claims = [claim for claim in CLAIMS.values() if claim.notebook in stems or not only_theirs]
     lines = [f"{'claim':24}{'statement':52}{'notebook':26}{'verdict':13}seconds"]
     for claim in claims:
-        verdict = reached.get(claim.id)
+        verdict = reached.get((claim.notebook, claim.id))
         seconds = "" if verdict is None or verdict["seconds"] is None else f"{verdict['seconds']:.1f}"
         word = "not reached" if verdict is None else "holds" if verdict["holds"] else "FAILS"
         statement = claim.statement if len(claim.statement) <= 50 else claim.statement[:49] + "…"
         lines.append(f"{claim.id:24}{statement:52}{claim.notebook:26}{word:13}{seconds:>7}")
-    return "\n".join(lines), sum(verdict["holds"] for verdict in reached.values()), len(claims)
+    return (
+        "\n".join(lines),
+        sum(reached.get((c.notebook, c.id), {"holds": False})["holds"] for c in claims),
+        len(claims),
+    )
 
 
 def _select(notebooks: Path, only: list[str] | None) -> list[Path]:
@@ -360,6 +436,12 @@ def _select(notebooks: Path, only: list[str] | None) -> list[Path]:
     unknown = [name for name in only or [] if not any(path.stem.startswith(name) for path in every)]
     if unknown:
         raise ValueError(f"no notebook is called {', '.join(unknown)}; there are {', '.join(p.stem for p in every)}")
+    makers: dict[str, str] = {}
+    for path in every:
+        with contextlib.suppress(NotebookProblem):
+            for name in declared_artifacts(read_notebook(path, {})):
+                if makers.setdefault(name, path.stem) != path.stem:
+                    raise ValueError(f"{makers[name]} and {path.stem} both declare {name}; rename one of them")
     return [path for path in every if not only or any(path.stem.startswith(name) for name in only)]
 
 
@@ -383,12 +465,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.check:
-        if not (options.build / "manifest.json").is_file():
-            parser.error(f"there is no manifest in {options.build}; run the notebooks first")
-        damaged = damaged_artifacts(options.build)
-        print("\n".join(f"differs from the manifest: {name}" for name in damaged) or "build/ is as its manifest says")
-        return 1 if damaged else 0
-    if options.jobs < 1 or options.timeout <= 0:
+        problems = problems_of_build(options.build)
+        print("\n".join(problems) or "build/ is as its manifest says")
+        return 1 if problems else 0
+    if options.jobs < 1 or not 0 < options.timeout < math.inf:
         parser.error(f"--jobs is {options.jobs} and --timeout {options.timeout:g}; expected at least 1 and above 0")
     if options.refresh and options.parameters:
         parser.error("--refresh writes the outputs at default parameters; leave out -p")
@@ -396,13 +476,32 @@ def main(arguments: list[str] | None = None) -> int:
         paths = _select(options.notebooks, options.only)
     except ValueError as error:
         parser.error(str(error))
-    parameters = {name: yaml.safe_load(value) for name, value in options.parameters}
+    try:
+        parameters = {name: yaml.safe_load(value) for name, value in options.parameters}
+    except yaml.YAMLError as error:
+        parser.error(f"a value of -p is not YAML: {error}")
+    if "output_dir" in parameters:
+        parser.error("output_dir is set for each run; choose the folder with --build")
     settings = Settings(options.notebooks, options.build, options.data, parameters, options.timeout, options.force)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds, so that kernels are killed
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))  # unwinds, so that kernels are killed
+    settings.build.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(settings.build / ".lock", timeout=0):
+            return _run(paths, settings, options)
+    except Timeout:
+        parser.error(f"another run is at work in {settings.build}; wait for it or choose another --build")
+
+
+def _run(paths: list[Path], settings: Settings, options: argparse.Namespace) -> int:
     start = time.monotonic()
+    before = artifacts_on_record(settings)
+    forget_removed_notebooks(settings)
     results = run_all(paths, settings, options.jobs)
+    for stale in before.keys() - artifacts_on_record(settings).keys():
+        (settings.build / stale).unlink(missing_ok=True)
     write_manifest(results, settings)
-    table, holding, claims = closing_table(results)
+    table, holding, claims = closing_table(results, only_theirs=bool(options.only))
     print(f"\n{table}\n")
     for result in results:
         print(f"{result.stem:30}{result.status:12}{result.seconds:6.1f} s")
@@ -411,7 +510,11 @@ def main(arguments: list[str] | None = None) -> int:
         kept = settings.failed(result.stem)
         print(f"\nFAILED {result.problem}" + (f"\n       see {kept}" if kept.is_file() else ""))
     if options.refresh and not failures:
-        refresh_committed(paths, settings)
+        try:
+            refresh_committed(paths, settings)
+        except NotebookProblem as problem:
+            print(f"\nFAILED {problem}")
+            return 1
     elapsed = time.monotonic() - start
     print(f"\n{holding} of {claims} claims hold; {len(results)} notebooks, {len(failures)} failed; {elapsed:.0f} s")
     return 1 if failures or holding < claims else 0

@@ -24,7 +24,9 @@ def top_p_logits(logits: Tensor, top_p: float) -> Tensor:
     """
     if not 0 < top_p <= 1:
         raise ValueError(f"top_p is {top_p}, expected 0 < top_p <= 1")
-    p, order = logits.softmax(-1).sort(-1, descending=True)
+    if top_p == 1:
+        return logits
+    p, order = logits.double().softmax(-1).sort(-1, descending=True)
     mass_before = p.cumsum(-1) - p
     outside = torch.zeros_like(p, dtype=torch.bool).scatter_(-1, order, mass_before >= top_p)
     return logits.masked_fill(outside, -torch.inf)

@@ -88,5 +88,7 @@ def _covariance(p, x, y) -> Expr:
 
 
 def all_zero(differences: list[Expr]) -> bool:
-    """Whether every expression simplifies to exactly zero."""
+    """Whether every expression simplifies to exactly zero; no expressions at all prove nothing (ValueError)."""
+    if not differences:
+        raise ValueError("there is nothing to prove: the list of differences is empty")
     return all(sympy.simplify(sympy.together(sympy.expand_log(d, force=True))) == 0 for d in differences)

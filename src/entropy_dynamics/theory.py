@@ -12,6 +12,8 @@ import math
 import torch
 from torch import Tensor
 
+SIGN_RULE_SPEED = 1 + math.exp(-2)  # a push of one logit moves H + log p_k towards zero at most so fast (notebook 01)
+
 
 def check_logits(logits: Tensor) -> None:
     """Raise ValueError unless `logits` is a floating (..., V) tensor of policies that softmax can express."""
@@ -71,7 +73,8 @@ def discriminator(logits: Tensor) -> Tensor:
 def expected_discriminator(logits: Tensor) -> Tensor:
     """The baseline E_p[S] = sum_i p_i S_i = Cov_p(p, log p), shape (...), in nats; never negative (identity 3)."""
     p, log_p = log_policy(logits)
-    return _dot(p, p * (log_p - _dot(p, log_p).unsqueeze(-1)))
+    mean = _dot(p, p).unsqueeze(-1)
+    return _dot(p, (p - mean) * (log_p - mean.log()))  # no term is negative, so rounding cannot make the sum so
 
 
 def sign_boundary(logits: Tensor) -> Tensor:
@@ -86,7 +89,7 @@ def sign_rule_radius(logits: Tensor) -> Tensor:
     where that sign is negative (entropy falls), it does at every eps. Derived in notebook 01.
     """
     _, log_p = log_policy(logits)
-    return (log_p + entropy(logits).unsqueeze(-1)).abs() / (1 + math.exp(-2))
+    return (log_p + entropy(logits).unsqueeze(-1)).abs() / SIGN_RULE_SPEED
 
 
 def disagreement_band(logits: Tensor) -> Tensor:
@@ -185,8 +188,6 @@ def exact_change(logits: Tensor, delta: Tensor) -> Tensor:
     With q = softmax(z + delta) the difference is -sum (q - p)(log p + H) - KL(q || p). Written so for steps
     up to 1, it does not subtract two nearly equal entropies and keeps its digits however small the step is.
     """
-    after = logits + delta
-    check_logits(after)
     p, log_p = log_policy(logits)
     h = -_dot(p, log_p)
     small_step = delta.abs().amax(-1) <= 1
@@ -196,7 +197,7 @@ def exact_change(logits: Tensor, delta: Tensor) -> Tensor:
     q_minus_p = p * (growth - x.unsqueeze(-1)) / (1 + x).unsqueeze(-1)
     kl = _dot(q_minus_p, step) + _dot(p, step) - torch.log1p(x)
     change = -_dot(q_minus_p, log_p + h.unsqueeze(-1)) - kl
-    return change if small_step.all() else torch.where(small_step, change, entropy(after) - h)
+    return change if small_step.all() else torch.where(small_step, change, entropy(logits + delta) - h)
 
 
 def lowest_discriminator(entropy: Tensor) -> Tensor:

@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 from entropy_dynamics.figures import ACCENT, NEGATIVE, NEUTRAL, POSITIVE, WIDTH
 
 FALLS_RISES = "RdBu"  # red: entropy falls, blue: entropy rises
+RARER, LIKELIER = "$p < e^{-H}$, so $S < 0$", "$p > e^{-H}$, so $S > 0$"
+KINDS = (RARER, "band, $0 < S < E_p[S]$", "$S > E_p[S]$")  # the groups of sampled tokens
 BOUNDARY = {"colors": "black", "linewidths": 1.6}
 
 
@@ -19,13 +21,18 @@ def answer_plane(plane: pd.DataFrame) -> Figure:
     grid = plane.pivot(index="entropy", columns="p", values="s")
     figure, axes = plt.subplots(figsize=(WIDTH, 4.2))
     scale = TwoSlopeNorm(0, -1.5, 0.225)  # rises are small: they get a scale of their own
+    axes.set_facecolor("0.9")
     image = axes.pcolormesh(grid.columns, grid.index, -grid, cmap=FALLS_RISES, norm=scale, rasterized=True)
     h = np.linspace(0.01, grid.index.max(), 200)
     axes.plot(np.exp(-h), h, color="black", lw=1.8)
     axes.text(2.2e-4, 8.9, "$p = e^{-H}$", fontsize=12)
-    axes.text(0.012, 6.6, "likelier than $e^{-H}$:\nreward lowers entropy", ha="center", fontsize=10)
-    axes.text(1.2e-3, 1.8, "rarer than $e^{-H}$:\nreward raises entropy", ha="center", fontsize=10)
-    axes.set(xscale="log", xlabel="probability $p$ of the rewarded token", ylabel="entropy $H$ of the state (nats)")
+    axes.text(0.012, 6.6, "likelier than $e^{-H}$:\na push lowers entropy", ha="center", fontsize=10)
+    axes.text(1.2e-3, 1.8, "rarer than $e^{-H}$:\na push raises entropy", ha="center", fontsize=10)
+    axes.set(
+        xscale="log",
+        xlabel="probability $p$ of the token whose logit is pushed",
+        ylabel="entropy $H$ of the state (nats)",
+    )
     axes.set_xlim(1e-4, 1)
     ticks = [-1.5, -1, -0.5, 0, 0.1, 0.2]
     figure.colorbar(image, label="entropy change per unit of logit, $-S$ (nats)", extend="min", ticks=ticks)
@@ -74,7 +81,9 @@ def curves(table: pd.DataFrame) -> Figure:
         group = table[table.entropy == h]
         axes.plot(group.p, group.s, color=colour, lw=0.9, ls=":")
         axes.plot(group.p, group.s.where(group.attainable), color=colour, lw=2, label=f"{h:g}")
-        axes.plot(np.exp(-1 - h), -np.exp(-1 - h), "o", color=colour, ms=5)
+        lowest = np.exp(-1 - h)
+        reached = group.attainable[(group.p - lowest).abs().idxmin()]
+        axes.plot(lowest, -lowest, "o", color=colour, ms=5, mfc=colour if reached else "white")
         axes.plot(np.exp(-h), 0, "|", color=colour, ms=12, mew=2)
     axes.axhline(0, color="black", lw=0.8)
     axes.set(xlabel="probability $p$ of the token", ylabel="discriminator $S$ (nats)", ylim=(-0.4, 1.6))
@@ -124,9 +133,8 @@ def predictions(table: pd.DataFrame, agreements: pd.DataFrame, symbol: str) -> F
 def token_plane(tokens: pd.DataFrame) -> Figure:
     """Sampled tokens in the plane of p against e^{-H}, coloured by `kind`."""
     figure, axes = plt.subplots(figsize=(WIDTH * 0.72, 4.4))
-    kinds = ("rarer than $e^{-H}$", "likelier, S below its baseline", "likelier")
-    colours = dict(zip(kinds, (POSITIVE, ACCENT, NEGATIVE)))
-    for kind in [k for k in kinds if k in set(tokens.kind)]:
+    colours = dict(zip(KINDS, (POSITIVE, ACCENT, NEGATIVE))) | {LIKELIER: NEGATIVE}
+    for kind in [kind for kind in colours if kind in set(tokens.kind)]:
         group = tokens[tokens.kind == kind]
         label = f"{kind}: {len(group) / len(tokens):.0%}"
         axes.scatter(
@@ -165,9 +173,7 @@ def sampling(means: pd.DataFrame) -> Figure:
     figure, axes = plt.subplots(figsize=(WIDTH * 0.8, 3.5))
     axes.loglog(means["size"], means.mean_discriminator, "s-", color=NEGATIVE, label="mean of $S_*$")
     axes.loglog(means["size"], means.rms_centred, "o", color=POSITIVE, label="mean of $D$ (RMS over batches)")
-    axes.loglog(
-        means["size"], means.standard_error, "--", color="black", label="exact standard error of the mean of $D$"
-    )
+    axes.loglog(means["size"], means.standard_error, "--", color="black", label="standard error of the mean of $D$")
     axes.set(xlabel="tokens in the batch", ylabel="nats")
     axes.legend()
     return figure

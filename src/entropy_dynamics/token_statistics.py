@@ -52,7 +52,7 @@ def token_statistics(
     """
     if backend not in ("auto", *_BACKENDS):
         raise ValueError(f"unknown backend {backend!r}; choose from {', '.join(('auto', *_BACKENDS))}")
-    if not (temperature > 0 and math.isfinite(temperature)):
+    if isinstance(temperature, Tensor) or not (temperature > 0 and math.isfinite(temperature)):
         raise ValueError(f"temperature is {temperature}, expected a positive finite number")
     if not logits.is_floating_point() or logits.ndim == 0 or logits.shape[-1] == 0:
         raise ValueError(f"logits must be floating and (..., V), got {logits.dtype} of shape {tuple(logits.shape)}")

@@ -37,6 +37,7 @@ SINGLE_LOGIT = Update(
         "sign flipped": lambda t: t.step * t.discriminator,
         "baseline subtracted": lambda t: -t.step * (t.discriminator - t.baseline),
         "factor p dropped": lambda t: -t.step * (t.entropy + t.log_prob),
+        "rare tokens ignored": lambda t: -t.step * t.discriminator * (t.log_prob > np.log(0.01)),
     },
 )
 GRPO = Update(
@@ -47,6 +48,7 @@ GRPO = Update(
         "sign flipped": lambda t: t.step * (t.discriminator - t.baseline),
         "baseline removed": lambda t: -t.step * t.discriminator,
         "factor p dropped": lambda t: -t.step * (t.entropy + t.log_prob),
+        "rare tokens ignored": lambda t: -t.step * (t.discriminator - t.baseline) * (t.log_prob > np.log(0.01)),
     },
 )
 
@@ -94,6 +96,7 @@ class Agreement:
     r_squared: float  # 1 - sum (exact - predicted)^2 / sum (exact - mean)^2; no slope or offset is fitted
     worst_error: float  # largest |exact - predicted| in units of the largest |exact|
     worst_relative_error: float  # largest |exact - predicted| / |exact| of any single token
+    median_relative_error: float  # and its median over tokens
     sign_agreement: float  # share of tokens whose predicted sign is the exact one
 
 
@@ -102,11 +105,14 @@ def agreement(predicted: pd.Series, exact: pd.Series) -> Agreement:
     if len(predicted) != len(exact) or len(exact) < 2:
         raise ValueError(f"need two columns of equal length >= 2, got {len(predicted)} and {len(exact)}")
     predicted, exact = np.asarray(predicted, dtype=float), np.asarray(exact, dtype=float)
+    if (exact == 0).any() or (exact == exact[0]).all():
+        raise ValueError("exact changes must differ, and none may be zero: relative errors and R^2 need that")
     error = np.abs(exact - predicted)
     return Agreement(
         r_squared=float(1 - (error**2).sum() / ((exact - exact.mean()) ** 2).sum()),
         worst_error=float(error.max() / np.abs(exact).max()),
         worst_relative_error=float((error / np.abs(exact)).max()),
+        median_relative_error=float(np.median(error / np.abs(exact))),
         sign_agreement=float((np.sign(predicted) == np.sign(exact)).mean()),
     )
 

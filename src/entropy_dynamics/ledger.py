@@ -1,0 +1,47 @@
+"""The entropy ledger: what each level of theory predicts for one training step, beside what happened.
+
+On the states of one batch, all response tokens counting alike, in nats:
+- `logits`: Theorem 3.3 token by token, -mean alpha D with alpha = eta w r A, as if each state had its own logits;
+- `parameters`: the gradient of the mean entropy times the step that the parameters really took (first order, exact);
+- `measured`: mean entropy after the step minus before.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from entropy_dynamics.rollout import Rollout, response_logits
+
+
+@dataclass
+class Entry:
+    """Two of the three changes of mean entropy over one step; filled when the step is done."""
+
+    parameters: float = float("nan")
+    measured: float = float("nan")
+
+
+def mean_entropy(policy: PreTrainedModel, rollout: Rollout) -> Tensor:
+    """The mean entropy over all response tokens' states at the sampling temperature; a differentiable scalar."""
+    log_p = (response_logits(policy, rollout.prompts, rollout.tokens) / rollout.temperature).log_softmax(-1)
+    entropy = -(log_p.exp() * log_p).sum(-1)
+    return entropy[rollout.mask].mean()
+
+
+@contextmanager
+def entropy_ledger(policy: PreTrainedModel, rollout: Rollout) -> Iterator[Entry]:
+    """Predict and measure the entropy change of whatever happens to the policy's parameters inside the context."""
+    parameters = list(policy.parameters())
+    before = mean_entropy(policy, rollout)
+    gradients = torch.autograd.grad(before, parameters)
+    old = [parameter.detach().clone() for parameter in parameters]
+    entry = Entry()
+    yield entry
+    with torch.no_grad():
+        steps = zip(gradients, parameters, old)
+        entry.parameters = sum((g.double() * (new - was).double()).sum().item() for g, new, was in steps)
+        entry.measured = (mean_entropy(policy, rollout) - before).item()

@@ -1,0 +1,83 @@
+"""The small policy: a Llama of about 0.36 M parameters, and its warm start on noisy demonstrations."""
+
+import random
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from entropy_dynamics import tasks
+from entropy_dynamics.rollout import response_logits
+
+
+class WarmStart(BaseModel):
+    """How the starting point of all training runs is made: supervised learning on noisy demonstrations."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    size: int = Field(default=3, ge=2, le=4, description="numbers in a problem")
+    seed: int = Field(default=0, ge=0)
+    steps: int = Field(default=400, ge=0)
+    prompts: int = Field(default=64, ge=1, description="problems in a step")
+    demonstrations: int = Field(default=4, ge=1, description="demonstrations of each problem in a step")
+    learning_rate: float = Field(default=3e-3, gt=0)
+    noise: float = Field(default=0.5, ge=0, le=1, description="share of demonstrations that are random expressions")
+    width: int = Field(default=96, ge=8)
+    layers: int = Field(default=3, ge=1)
+
+
+def build_policy(config: WarmStart) -> LlamaForCausalLM:
+    """A Llama with random weights that depend on the seed alone; float32, in evaluation mode (it has no dropout)."""
+    architecture = LlamaConfig(
+        vocab_size=len(tasks.ALPHABET),
+        hidden_size=config.width,
+        intermediate_size=3 * config.width,
+        num_hidden_layers=config.layers,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=64,
+        tie_word_embeddings=False,
+        bos_token_id=None,
+        eos_token_id=tasks.END,
+        pad_token_id=tasks.PAD,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return LlamaForCausalLM(architecture).eval()
+
+
+def load_policy(config: WarmStart, weights: dict[str, Tensor]) -> LlamaForCausalLM:
+    """The policy of `config` with the given weights."""
+    policy = build_policy(config)
+    policy.load_state_dict(weights)
+    return policy
+
+
+def warm_start(config: WarmStart) -> dict[str, Tensor]:
+    """Train the policy to imitate demonstrations, of which a share `noise` is random; returns its weights.
+
+    Adam with a linearly falling learning rate on the mean negative log-likelihood of the response tokens.
+    """
+    policy = build_policy(config)
+    problems = tasks.split(config.size).training
+    solutions = tasks.solutions(config.size)
+    rng = random.Random(config.seed)
+    optimizer = torch.optim.Adam(policy.parameters(), lr=config.learning_rate)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, max(1, config.steps))
+    for _ in range(config.steps):
+        chosen = rng.choices(problems, k=config.prompts)
+        demonstrations = [
+            tasks.random_expression(problem, rng) if rng.random() < config.noise else rng.choice(solutions[problem])
+            for problem in chosen
+            for _ in range(config.demonstrations)
+        ]
+        prompts = torch.tensor([tasks.encode(problem.prompt) for problem in chosen])
+        responses = torch.tensor([tasks.encode(text + "$") for text in demonstrations])
+        logits = response_logits(policy, prompts, responses)
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), responses.flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    return {name: weight.detach().clone() for name, weight in policy.state_dict().items()}

@@ -1,0 +1,95 @@
+"""Sampling groups of responses with a key-value cache, and the logits of given responses as a trainer sees them.
+
+Prompts of one batch have one length. The responses of a group share the computation of their prompt, when they
+are sampled and when they are trained on.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Responses to P prompts, G each; response g of prompt i is row i G + g of the tensors with P G rows."""
+
+    prompts: Tensor  # (P, L) token ids
+    tokens: Tensor  # (P G, T) token ids; arbitrary after the end token
+    mask: Tensor  # (P G, T) bool: the response's tokens, its end token included
+    log_prob: Tensor  # (P G, T) float32, nats: log-probability of each token when it was sampled, at `temperature`
+    temperature: float
+
+    @property
+    def group_size(self) -> int:
+        return len(self.tokens) // len(self.prompts)
+
+
+@torch.no_grad()
+def sample(
+    policy: PreTrainedModel,
+    prompts: Tensor,
+    *,
+    group_size: int,
+    max_tokens: int,
+    end: int,
+    temperature: float,
+    generator: torch.Generator,
+) -> Rollout:
+    """Sample `group_size` responses to each prompt from softmax(logits / temperature), the whole vocabulary.
+
+    Args:
+        policy: a causal language model of transformers.
+        prompts: (P, L) with L >= 2.
+        max_tokens: a response has at most so many tokens; it may stop without `end`.
+        end: the token that ends a response.
+
+    Raises:
+        ValueError: a temperature that is not positive, or a group size or length below 1.
+    """
+    if not temperature > 0 or group_size < 1 or max_tokens < 1:
+        raise ValueError(
+            f"temperature {temperature}, group_size {group_size}, max_tokens {max_tokens}: expected above 0, 1 and 1"
+        )
+    cache = _prompt_cache(policy, prompts, group_size)
+    token = prompts[:, -1:].repeat_interleave(group_size, 0)
+    tokens, log_probs = [], []
+    running = torch.ones(len(token), dtype=torch.bool, device=token.device)
+    for _ in range(max_tokens):
+        logits = policy(token, past_key_values=cache).logits[:, -1].float()
+        log_p = (logits / temperature).log_softmax(-1)
+        token = torch.multinomial(log_p.exp(), 1, generator=generator)
+        tokens.append(token)
+        log_probs.append(log_p.gather(-1, token))
+        running = running & (token[:, 0] != end)
+        if not running.any():
+            break
+    response = torch.cat(tokens, 1)
+    return Rollout(prompts, response, response_mask(response, end), torch.cat(log_probs, 1), temperature)
+
+
+def response_mask(tokens: Tensor, end: int) -> Tensor:
+    """(N, T) bool: each row's tokens up to its first `end` token, that one included."""
+    ended_before = (tokens == end).cumsum(-1) - (tokens == end).long() > 0
+    return ~ended_before
+
+
+def response_logits(policy: PreTrainedModel, prompts: Tensor, tokens: Tensor) -> Tensor:
+    """Logits (N, T, V) that predict `tokens` (N, T), N a multiple of the number of prompts (P, L); differentiable."""
+    group_size, rest = divmod(len(tokens), len(prompts))
+    if rest or group_size < 1:
+        raise ValueError(f"{len(tokens)} responses do not divide into groups for {len(prompts)} prompts")
+    cache = _prompt_cache(policy, prompts, group_size)
+    inputs = torch.cat([prompts[:, -1:].repeat_interleave(group_size, 0), tokens[:, :-1]], 1)
+    return policy(inputs, past_key_values=cache).logits
+
+
+def _prompt_cache(policy: PreTrainedModel, prompts: Tensor, group_size: int) -> DynamicCache:
+    """Keys and values of all but the last prompt token, each prompt's repeated for its group."""
+    if prompts.ndim != 2 or prompts.shape[1] < 2:
+        raise ValueError(f"prompts must be (P, L) with L >= 2, got {tuple(prompts.shape)}")
+    cache = DynamicCache(config=policy.config)
+    policy.base_model(prompts[:, :-1], past_key_values=cache)
+    cache.batch_repeat_interleave(group_size)
+    return cache
