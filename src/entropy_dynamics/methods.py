@@ -6,11 +6,10 @@ Every rule has the signature rule(batch, generator, **options) -> weights of the
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 from torch import Tensor
 
 from entropy_dynamics.token_statistics import TokenStatistics
@@ -85,18 +84,11 @@ class Rule(BaseModel):
     def _is_known(self) -> "Rule":
         if self.name not in RULES:
             raise ValueError(f"unknown rule {self.name!r}; choose from {', '.join(RULES)}")
-        parameters = inspect.signature(RULES[self.name]).parameters.values()
-        options = {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY}
-        if unknown := self.options.keys() - options.keys():
-            raise ValueError(f"rule {self.name!r} has no option {sorted(unknown)}; it has {sorted(options)}")
-        missing = {name for name, p in options.items() if p.default is p.empty} - self.options.keys()
-        if missing:
-            raise ValueError(f"rule {self.name!r} needs the options {sorted(missing)}")
+        signature = inspect.signature(RULES[self.name]).parameters.values()
+        options = [p for p in signature if p.kind is p.KEYWORD_ONLY]
+        fields = {p.name: (p.annotation, ... if p.default is p.empty else p.default) for p in options}
+        create_model(f"options of {self.name}", __config__=ConfigDict(extra="forbid"), **fields)(**self.options)
         return self
 
     def __call__(self, batch: TokenBatch, generator: torch.Generator) -> Tensor:
-        return _bind(self.name, self.options)(batch, generator)
-
-
-def _bind(name: str, options: dict[str, Any]) -> Callable[[TokenBatch, torch.Generator], Tensor]:
-    return partial(RULES[name], **options)
+        return RULES[self.name](batch, generator, **self.options)

@@ -18,11 +18,11 @@ class WarmStart(BaseModel):
 
     size: int = Field(default=3, ge=2, le=4, description="numbers in a problem")
     seed: int = Field(default=0, ge=0)
-    steps: int = Field(default=400, ge=0)
+    steps: int = Field(default=450, ge=0)
     prompts: int = Field(default=64, ge=1, description="problems in a step")
     demonstrations: int = Field(default=4, ge=1, description="demonstrations of each problem in a step")
     learning_rate: float = Field(default=3e-3, gt=0)
-    noise: float = Field(default=0.5, ge=0, le=1, description="share of demonstrations that are random expressions")
+    noise: float = Field(default=0.35, ge=0, le=1, description="share of demonstrations that are random expressions")
     width: int = Field(default=96, ge=8)
     layers: int = Field(default=3, ge=1)
 

@@ -19,6 +19,7 @@ class Rollout:
     tokens: Tensor  # (P G, T) token ids; arbitrary after the end token
     mask: Tensor  # (P G, T) bool: the response's tokens, its end token included
     log_prob: Tensor  # (P G, T) float32, nats: log-probability of each token when it was sampled, at `temperature`
+    logits: Tensor  # (P G, T, V) that the tokens were sampled from, before division by the temperature
     temperature: float
 
     @property
@@ -54,19 +55,21 @@ def sample(
         )
     cache = _prompt_cache(policy, prompts, group_size)
     token = prompts[:, -1:].repeat_interleave(group_size, 0)
-    tokens, log_probs = [], []
+    tokens, log_probs, all_logits = [], [], []
     running = torch.ones(len(token), dtype=torch.bool, device=token.device)
     for _ in range(max_tokens):
         logits = policy(token, past_key_values=cache).logits[:, -1].float()
         log_p = (logits / temperature).log_softmax(-1)
         token = torch.multinomial(log_p.exp(), 1, generator=generator)
+        all_logits.append(logits)
         tokens.append(token)
         log_probs.append(log_p.gather(-1, token))
         running = running & (token[:, 0] != end)
         if not running.any():
             break
     response = torch.cat(tokens, 1)
-    return Rollout(prompts, response, response_mask(response, end), torch.cat(log_probs, 1), temperature)
+    mask = response_mask(response, end)
+    return Rollout(prompts, response, mask, torch.cat(log_probs, 1), torch.stack(all_logits, 1), temperature)
 
 
 def response_mask(tokens: Tensor, end: int) -> Tensor:
