@@ -21,7 +21,8 @@ unit: .venv/ready
 
 nbval: .venv/ready  ## run the notebooks again and compare with their committed outputs
 	$(BIN)/python -m entropy_dynamics.reproduce --check
-	$(BIN)/python -m pytest -n 2 --dist loadscope --nbval notebooks
+	$(BIN)/python -m pytest -n 2 --dist loadscope --nbval notebooks/0[0-3]*.ipynb
+	$(BIN)/python -m pytest --nbval-lax notebooks/05*.ipynb  # trained: only what does not depend on the machine
 
 notebooks: .venv/ready  ## refresh the committed outputs and the README's pictures
 	$(BIN)/python -m entropy_dynamics.reproduce --refresh

@@ -17,9 +17,11 @@ def flatten(value, prefix=""):
 @pytest.mark.parametrize("seed", [0, 1])
 def test_every_intervention_differs_from_its_base_in_its_rule_alone(seed):
     runs = campaigns.interventions(seeds=(0, 1))
-    base = campaigns.plain(steps=30, seeds=(0, 1))["GRPO", seed].model_copy(update={"ledger_every": 10 * (seed == 0)})
+    base = campaigns.plain(steps=30, seeds=(0, 1))["GRPO", seed].model_copy(
+        update={"ledger_every": 5 * (seed == 0), "evaluation_samples": 4}
+    )
     arms = [run for (_, s), run in runs.items() if s == seed]
-    assert len(arms) == 16 and len({arm.model_dump_json() for arm in arms}) == 16
+    assert len(arms) == 18 and len({arm.model_dump_json() for arm in arms}) == 18
     for arm in arms:
         assert arm.step.rule != Rule()
         assert campaigns.with_rule(arm, Rule()) == base
@@ -46,7 +48,7 @@ def test_tables_by_hand():
     assert table.distinct.tolist() == [0.5, 0.5]
 
 
-def test_the_ledger_fits_one_factor_a_run():
+def test_the_ledger_fits_one_factor():
     table = campaigns.ledger_table(campaigns.series_table(RECORDS))
     assert table.step.tolist() == [0, 2, 0, 2]
     assert table.factor.tolist() == pytest.approx([100.0] * 4)

@@ -41,6 +41,13 @@ def test_avg_and_interquartile_mean_by_hand():
     assert evaluation.interquartile_mean(np.array([0.0, 1.0, 2.0, 100.0])) == 1.5
 
 
+def test_histogram_by_hand():
+    assert evaluation.pass_rate_histogram(2, np.array([0, 2, 2, 1])).tolist() == [0.25, 0.25, 0.5]
+    for bad in ([], [3], [-1]):
+        with pytest.raises(ValueError, match="counts from 0 to n = 2"):
+            evaluation.pass_rate_histogram(2, np.array(bad, dtype=int))
+
+
 def test_polarization():
     assert evaluation.polarization(np.array([0.0, 1.0, 1.0, 0.0])) == 1
     assert evaluation.polarization(np.array([0.3, 0.3])) == pytest.approx(0)

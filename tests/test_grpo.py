@@ -24,6 +24,7 @@ def test_group_advantages_by_hand():
         advantages = group_advantages(rewards, correction=correction, eps=1e-6)
         assert advantages[0].tolist() == pytest.approx([0.75 / (std + 1e-6), *[-0.25 / (std + 1e-6)] * 3])
         assert not advantages[1:].any()  # no variance: nothing to learn
+    assert not group_advantages(torch.full((2, 8), 0.7)).any()  # although their float32 mean is not 0.7
     assert_close(group_advantages(torch.tensor([[1], [0]])), torch.tensor([[1 / (1 + 1e-6)], [0.0]]))
 
 

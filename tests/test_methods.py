@@ -58,6 +58,13 @@ def test_random_subsets_are_uniform():
         random_subset(candidates, 5, generator)
 
 
+def test_defaults_written_out_or_not_are_the_same_rule():
+    options = {"action": "keep", "advantage": "positive", "statistic": "S", "sign": "above"}
+    assert Rule(name="intervention", options=options) == Rule(
+        name="intervention", options=options | {"at_random": False}
+    )
+
+
 def test_grpo_keeps_every_token_and_the_ratio_is_that_of_the_log_probs():
     assert torch.equal(Rule()(BATCH, torch.Generator()), MASK)
     assert BATCH.ratio.flatten().tolist() == pytest.approx([torch.tensor(0.1).exp().item()] * 12)
@@ -69,6 +76,11 @@ def test_grpo_keeps_every_token_and_the_ratio_is_that_of_the_log_probs():
         ("gpro", {}, "unknown rule 'gpro'; choose from grpo"),
         ("grpo", {"mu": 1.0}, "mu"),
         ("intervention", {"action": "keep"}, "advantage"),
+        (
+            "intervention",
+            {"action": "keep", "advantage": "positive", "statistic": "S", "sign": "above", "at_random": "false"},
+            "valid boolean",
+        ),
         (
             "intervention",
             {"action": "keep", "advantage": "postive", "statistic": "S", "sign": "above"},

@@ -36,6 +36,7 @@ def test_cached_logits_are_those_of_one_plain_forward_pass(policy):
     whole = torch.cat([PROMPTS.repeat_interleave(4, 0), tokens], 1)
     plain = policy(whole).logits[:, PROMPTS.shape[1] - 1 : -1]
     torch.testing.assert_close(response_logits(policy, PROMPTS, tokens), plain, atol=2e-6, rtol=1e-5)
+    torch.testing.assert_close(response_logits(policy, PROMPTS, tokens[:, :1]), plain[:, :1], atol=2e-6, rtol=1e-5)
 
 
 def test_gradients_through_the_cache_are_those_of_one_plain_forward_pass(policy):
@@ -74,10 +75,10 @@ def test_mask_ends_with_the_end_token():
 
 def test_sampling_stops_when_all_responses_have_ended(policy):
     class AlwaysEnd:
-        config, base_model = policy.config, policy.base_model
+        config = policy.config
 
-        def __call__(self, tokens, past_key_values):
-            output = policy(tokens, past_key_values=past_key_values)
+        def __call__(self, tokens, **settings):
+            output = policy(tokens, **settings)
             output.logits[..., tasks.END] = 1e4
             return output
 
@@ -96,7 +97,7 @@ def test_responses_must_divide_into_groups(policy):
     with pytest.raises(ValueError, match="7 responses do not divide into groups for 5 prompts"):
         response_logits(policy, PROMPTS, torch.zeros(7, 2, dtype=torch.long))
     with pytest.raises(ValueError, match=r"prompts must be \(P, L\)"):
-        response_logits(policy, PROMPTS[:, :1], torch.zeros(5, 2, dtype=torch.long))
+        response_logits(policy, PROMPTS[:, :0], torch.zeros(5, 2, dtype=torch.long))
 
 
 def test_the_initial_policy_depends_on_its_seed_alone():

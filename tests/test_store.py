@@ -107,6 +107,18 @@ def test_a_folder_that_cannot_be_made_is_a_clear_error(tmp_path):
         Store(tmp_path / "file" / "records").compute(KEY, lambda: (RECORD, 0.1))
 
 
+def test_trouble_with_reading_condemns_no_record(store, monkeypatch):
+    store.put(KEY, RECORD)
+
+    def no_access(self):
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch, pytest.raises(StoreError, match="cannot read record"):
+        patch.setattr(files.Path, "read_text", no_access)
+        store.get(KEY)
+    assert same(store.get(KEY), RECORD)
+
+
 def test_nan_is_refused_before_anything_is_written(store):
     with pytest.raises(ValueError, match="not JSON compliant"):
         store.put(KEY, Record({"loss": float("nan")}, {}))
@@ -150,6 +162,7 @@ def test_a_killed_process_leaves_neither_a_record_nor_a_lock(store, tmp_path):
     deadline = time.monotonic() + 60
     while not started.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
+    assert started.exists()
     os.kill(process.pid, signal.SIGKILL)
     process.join()
     assert store.get(KEY) is None

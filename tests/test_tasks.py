@@ -83,8 +83,16 @@ def test_reasoning_gym_executes_what_it_is_given_and_the_grammar_does_not_let_it
     assert tasks.evaluate(attack) is None
 
 
-@given(st.text(alphabet=tasks.ALPHABET, max_size=8), st.sampled_from(sorted(tasks.solutions(3))))
-def test_the_scorer_accepts_solutions_and_nothing_else(text, problem):
+ANSWERS = sorted({answer for answers in tasks.solutions(3).values() for answer in answers})
+
+
+@given(st.sampled_from(sorted(tasks.solutions(3))), st.data())
+def test_the_scorer_accepts_solutions_and_nothing_else(problem, data):
+    right = st.sampled_from(tasks.solutions(3)[problem])
+    text = data.draw(st.one_of(st.text(tasks.ALPHABET, max_size=8), right, st.sampled_from(ANSWERS))) + "$"
+    place, character = data.draw(st.integers(-1, len(text) - 1)), data.draw(st.sampled_from(tasks.ALPHABET))
+    if place >= 0:  # change one character
+        text = text[:place] + character + text[place + 1 :]
     response, ended, _ = text.partition("$")
     expected = bool(ended) and response in tasks.solutions(3)[problem]
     assert tasks.is_correct(problem, tasks.encode(text)) == expected

@@ -24,7 +24,8 @@ from entropy_dynamics.policies import load_policy
 from entropy_dynamics.store import Store
 
 CONFIG = Experiment(evaluation_samples=1)
-# Everything that is not TRL's default, so that both sides do the same work.
+# Everything that is not TRL's default: both sides sample, score and update on as many responses. (Ours leaves groups
+# whose rewards are all alike out of the backward pass, since their gradient is zero; TRL does not.)
 TRL_SETTINGS = {
     "learning_rate": CONFIG.learning_rate,
     "lr_scheduler_type": "constant",
@@ -52,21 +53,22 @@ TRL_SETTINGS = {
 }
 
 
-def ours(weights: dict, warm_up: int, steps: int) -> list[float]:
-    """Seconds of each step, from the difference of a long and a short run, which share start-up and evaluation."""
+def ours(weights: dict, warm_up: int, steps: int) -> tuple[list[float], float]:
+    """Seconds a step, from a long and a short run that share start-up and evaluation; the long run's mean reward."""
+    torch.use_deterministic_algorithms(True)  # as every record is made
 
-    def seconds(count: int) -> float:
+    def timed(count: int) -> tuple[float, float]:
         start = time.perf_counter()
-        run(CONFIG.model_copy(update={"steps": count}), weights)
-        return time.perf_counter() - start
+        record = run(CONFIG.model_copy(update={"steps": count}), weights)
+        return time.perf_counter() - start, statistics.mean(record.document["series"]["reward"])
 
-    seconds(warm_up)
-    short, long = seconds(warm_up), seconds(warm_up + steps)
-    return [(long - short) / steps]
+    timed(warm_up)
+    short, (long, reward) = timed(warm_up)[0], timed(warm_up + steps)
+    return [(long - short) / steps], reward
 
 
-def trl(weights: dict, warm_up: int, steps: int) -> list[float]:
-    """Seconds of each step of TRL's GRPOTrainer after the warm-up."""
+def trl(weights: dict, warm_up: int, steps: int) -> tuple[list[float], float]:
+    """Seconds of each step of TRL's GRPOTrainer after the warm-up, and the mean reward of all steps."""
     import datasets
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast, TrainerCallback
@@ -79,8 +81,11 @@ def trl(weights: dict, warm_up: int, steps: int) -> list[float]:
     problems = tasks.split(CONFIG.size).training
     by_prompt = {problem.prompt: problem for problem in problems}
 
+    rewards: list[float] = []
+
     def reward(prompts, completion_ids, **_) -> list[float]:
-        return [float(tasks.is_correct(by_prompt[p], ids)) for p, ids in zip(prompts, completion_ids)]
+        rewards.extend(float(tasks.is_correct(by_prompt[p], ids)) for p, ids in zip(prompts, completion_ids))
+        return rewards[-len(prompts) :]
 
     ticks: list[float] = []
 
@@ -98,11 +103,11 @@ def trl(weights: dict, warm_up: int, steps: int) -> list[float]:
             callbacks=[Clock()],
         )
         trainer.train()
-    return [after - before for before, after in pairwise(ticks[warm_up - 1 :])]
+    return [after - before for before, after in pairwise(ticks[warm_up - 1 :])], statistics.mean(rewards)
 
 
-def measure(side: str, threads: int, warm_up: int, steps: int) -> float:
-    """Median seconds per step of one side in a fresh process."""
+def measure(side: str, threads: int, warm_up: int, steps: int) -> tuple[float, float]:
+    """Median seconds per step of one side in a fresh process, and its mean reward."""
     command = [sys.executable, "-m", "entropy_dynamics.bench", "--side", side]
     options = {"--threads": threads, "--warm-up": warm_up, "--steps": steps}
     command += [str(word) for pair in options.items() for word in pair]
@@ -110,7 +115,8 @@ def measure(side: str, threads: int, warm_up: int, steps: int) -> float:
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{side} failed:\n{done.stderr[-3000:]}")
-    return statistics.median(json.loads(done.stdout.splitlines()[-1]))
+    seconds, reward = json.loads(done.stdout.splitlines()[-1])
+    return statistics.median(seconds), reward
 
 
 def main() -> None:
@@ -122,6 +128,8 @@ def main() -> None:
     parser.add_argument("--side", choices=("ours", "trl"), help=argparse.SUPPRESS)
     parser.add_argument("--threads", type=int, default=1, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if min(options.steps, options.warm_up, options.rounds) < 1:
+        parser.error("--steps, --warm-up and --rounds must be at least 1")
     weights = load_or_run(CONFIG.start, Store(options.store)).tensors
     if options.side:
         torch.set_num_threads(options.threads)
@@ -141,9 +149,14 @@ def main() -> None:
             {side: measure(side, threads, options.warm_up, options.steps) for side in ("ours", "trl")}
             for _ in range(options.rounds)
         ]
-        best = {side: statistics.median(row[side] for row in rounds) for side in ("ours", "trl")}
-        ratio = statistics.median(row["trl"] / row["ours"] for row in rounds)
-        print(f"{threads:<8}{best['ours']:14.3f}{best['trl']:14.3f}{ratio:8.2f}{responses / best['ours']:20.0f}")
+        typical = {side: statistics.median(row[side][0] for row in rounds) for side in ("ours", "trl")}
+        ratio = statistics.median(row["trl"][0] / row["ours"][0] for row in rounds)
+        print(
+            f"{threads:<8}{typical['ours']:14.3f}{typical['trl']:14.3f}{ratio:8.2f}{responses / typical['ours']:20.0f}"
+        )
+        reward = {side: statistics.mean(row[side][1] for row in rounds) for side in ("ours", "trl")}
+        if abs(reward["ours"] - reward["trl"]) > 0.1:
+            raise RuntimeError(f"the two sides do not learn alike: mean rewards {reward}; the times do not compare")
 
 
 if __name__ == "__main__":

@@ -274,7 +274,7 @@ CLAIMS: dict[str, Claim] = {
         ),
         Claim(
             "interventions-control",
-            "As many random tokens do not: the sign of S matters, not the number",
+            "The sign of S moves entropy further than as many random tokens, in each condition",
             "ours",
             _NOTEBOOK_05,
             "methods.random_subset",
@@ -282,7 +282,7 @@ CLAIMS: dict[str, Claim] = {
         ),
         Claim(
             "removal-small",
-            "Removing either kind of entropy-lowering token keeps entropy above plain GRPO",
+            "Removing such tokens moves entropy the other way, and more than removing random ones",
             "ours",
             _NOTEBOOK_05,
             "methods.intervention",
@@ -298,7 +298,7 @@ CLAIMS: dict[str, Claim] = {
         ),
         Claim(
             "ledger-small",
-            "The parameter-level first order explains the entropy changes of GRPO steps, Theorem 3.3 part of them",
+            "First order in the parameters explains the entropy changes of steps, Theorem 3.3 part of them",
             "ours, identity 7",
             _NOTEBOOK_05,
             "ledger.entropy_ledger",

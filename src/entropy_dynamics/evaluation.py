@@ -37,6 +37,14 @@ def avg_at_k(n: np.ndarray | int, c: np.ndarray | int) -> np.ndarray:
     return np.asarray(c) / np.asarray(n)
 
 
+def pass_rate_histogram(n: int, c: np.ndarray) -> np.ndarray:
+    """Share of the problems with 0, 1, ... n right answers out of n: float (n + 1,), sums to 1."""
+    c = np.asarray(c)
+    if c.size == 0 or c.min() < 0 or c.max() > n:
+        raise ValueError(f"c must hold counts from 0 to n = {n}, got {c.tolist()[:5]}")
+    return np.bincount(c, minlength=n + 1) / c.size
+
+
 def polarization(pass_rates: np.ndarray) -> float:
     """Variance of the pass rates over its largest value at their mean: 0 all alike, 1 each all-solved or none-solved.
 
@@ -75,7 +83,8 @@ def bootstrap_interval(
     """The statistic and its percentile interval when seeds and problems are both drawn anew.
 
     All seeds share their problems, so one draw of problems serves all drawn seeds (a crossed bootstrap): what makes a
-    problem hard for one seed makes it hard for the others.
+    problem hard for one seed makes it hard for the others. With fewer than about eight seeds it is too narrow, as every
+    bootstrap over few units is: use `t_interval` over the seeds there.
 
     Args:
         scores: (seeds, problems), for example Avg@K of each problem under each seed.

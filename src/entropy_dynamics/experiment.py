@@ -1,24 +1,25 @@
 """One frozen config gives one training run gives one record; many configs run in parallel processes."""
 
-import hashlib
+import contextlib
 import multiprocessing
 import os
 import random
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from entropy_dynamics import grpo, tasks
+from entropy_dynamics.files import sha256
 from entropy_dynamics.ledger import entropy_ledger
 from entropy_dynamics.policies import WarmStart, load_policy, warm_start
 from entropy_dynamics.rollout import Rollout, sample
@@ -57,6 +58,13 @@ class Experiment(BaseModel):
     evaluation_samples: int = Field(default=32, ge=1, description="responses to each test problem at the end")
     evaluation_temperature: float = Field(default=1.0, gt=0)
 
+    @model_validator(mode="after")
+    def _fits_its_problems(self) -> "Experiment":
+        available = len(tasks.split(self.size).training)
+        if self.prompts > available:
+            raise ValueError(f"prompts is {self.prompts}, expected at most {available}, the training problems")
+        return self
+
 
 def run(config: Experiment, weights: dict[str, Tensor]) -> Record:
     """Train from `weights` and evaluate on the test problems.
@@ -72,8 +80,6 @@ def run(config: Experiment, weights: dict[str, Tensor]) -> Record:
     choose = random.Random(config.seed)
     sampling, rule = (torch.Generator().manual_seed(2 * config.seed + i) for i in range(2))
     problems = tasks.split(config.size).training
-    if config.prompts > len(problems):
-        raise ValueError(f"prompts is {config.prompts}, expected at most {len(problems)}, the training problems")
     rows = []
     for number in range(config.steps):
         chosen = [problems[i] for i in choose.sample(range(len(problems)), config.prompts)]
@@ -148,15 +154,16 @@ def _summary(rollout: Rollout, rewards: Tensor, advantages: Tensor, reports, lea
     first = reports[0]
     a = advantages.unsqueeze(-1).expand(mask.shape)[mask]
     s, d, h = (x[mask] for x in (first.statistics.discriminator, first.statistics.centred, first.statistics.entropy))
+    d_now = torch.stack([report.statistics.centred[mask] for report in reports])
     w = torch.stack([report.weights[mask] for report in reports])
     r = torch.stack([report.ratio[mask] for report in reports])
     clipped = torch.stack([report.clipped[mask] for report in reports])
-    effect = w * r * ~clipped * a * d
+    effect = w * r * ~clipped * a * d_now
     variance = centred_variance(first.logits[mask].double() / rollout.temperature)
     positive, negative = a > 0, a < 0
 
-    def share(what: Tensor, where: Tensor) -> float:
-        return what[:, where].float().mean().item() if where.any() else 0.0
+    def share(what: Tensor, where: Tensor) -> float | None:
+        return what[:, where].float().mean().item() if where.any() else None
 
     return {
         "reward": rewards.mean().item(),
@@ -177,10 +184,17 @@ def _summary(rollout: Rollout, rewards: Tensor, advantages: Tensor, reports, lea
     }
 
 
+def _read_origin() -> dict[str, str]:
+    sources = {name: sha256(PACKAGE / name) for name in SOURCES}
+    return sources | {name: metadata.version(name) for name in LIBRARIES}
+
+
+_ORIGIN = _read_origin()  # of the code that this process has loaded, whatever happens to the files later
+
+
 def origin() -> dict[str, str]:
     """What a record depends on besides its config: the source files' hashes and the library versions."""
-    sources = {name: hashlib.sha256((PACKAGE / name).read_bytes()).hexdigest() for name in SOURCES}
-    return sources | {name: metadata.version(name) for name in LIBRARIES}
+    return _ORIGIN
 
 
 def record_key(config: Experiment | WarmStart) -> str:
@@ -189,22 +203,44 @@ def record_key(config: Experiment | WarmStart) -> str:
 
 
 def load_or_run(config: Experiment | WarmStart, store: Store) -> Record:
-    """The record of a config, computed and stored if the store has none; so is the warm start that a run needs."""
+    """The record of a config, computed and stored if the store has none; so is the warm start that a run needs.
+
+    Raises:
+        RuntimeError: the source files changed since this process loaded them, so that a new record would not be theirs.
+    """
 
     def make() -> tuple[Record, float]:
-        if isinstance(config, WarmStart):
-            start = time.perf_counter()
-            weights = warm_start(config)
-            policy = load_policy(config, weights)
-            evaluation = evaluate(policy, config.size, 32, 1.0, config.seed)
-            record = Record({"config": config.model_dump(mode="json"), "evaluation": evaluation}, weights)
-        else:
-            weights = load_or_run(config.start, store).tensors
-            start = time.perf_counter()
-            record = run(config, weights)
+        if _read_origin() != origin():
+            raise RuntimeError("the package's files changed since this process started; start it anew")
+        start = time.perf_counter()
+        with _reproducible():
+            if isinstance(config, WarmStart):
+                weights = warm_start(config)
+                evaluation = evaluate(load_policy(config, weights), config.size, 32, 1.0, config.seed)
+                record = Record({"config": config.model_dump(mode="json"), "evaluation": evaluation}, weights)
+            else:
+                record = run(config, start_weights)
+        record.document["origin"] = origin()
         return record, time.perf_counter() - start
 
-    return store.compute(record_key(config), make)
+    key = record_key(config)
+    if (record := store.get(key)) is not None:
+        return record
+    start_weights = load_or_run(config.start, store).tensors if isinstance(config, Experiment) else {}
+    return store.compute(key, make)
+
+
+@contextlib.contextmanager
+def _reproducible() -> Iterator[None]:
+    """One thread and deterministic algorithms, whatever the caller has set: a record must not depend on it."""
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(deterministic)
 
 
 def run_all(configs: Sequence[Experiment], store: Store, *, jobs: int = 2) -> list[Record]:
@@ -242,9 +278,7 @@ def _store_one(config: Experiment | WarmStart, root: Path) -> None:
 
 
 def _start_worker() -> None:
-    """One thread, deterministic; and no life without the parent, which may be killed at any moment."""
-    torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(True)
+    """No life without the parent, which may be killed at any moment."""
     parent = multiprocessing.parent_process()
 
     def follow() -> None:

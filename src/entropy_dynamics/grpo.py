@@ -47,10 +47,11 @@ def group_advantages(rewards: Tensor, *, correction: int = 1, eps: float = 1e-6)
     Args:
         rewards: (..., G), the last axis a group.
         correction: 1 for the sample deviation (as released), 0 for the population's.
-        eps: keeps a group without variance at advantage 0.
+        eps: as released; keeps a small deviation from blowing up.
 
     Returns:
-        Of the same shape. A group of one has mean 0 and deviation 1, as released, so A = R / (1 + eps).
+        Of the same shape. A group whose rewards are all alike has advantage 0, exactly; a group of one has mean 0 and
+        deviation 1, as released, so A = R / (1 + eps).
 
     Raises:
         ValueError: no group axis, an empty group, rewards that are not finite, or a correction other than 0 or 1.
@@ -66,7 +67,9 @@ def group_advantages(rewards: Tensor, *, correction: int = 1, eps: float = 1e-6)
     if rewards.shape[-1] == 1:
         return rewards / (1 + eps)
     mean = rewards.mean(-1, keepdim=True)
-    return (rewards - mean) / (rewards.std(-1, correction=correction, keepdim=True) + eps)
+    advantages = (rewards - mean) / (rewards.std(-1, correction=correction, keepdim=True) + eps)
+    alike = rewards.amax(-1, keepdim=True) == rewards.amin(-1, keepdim=True)  # their mean may be off by rounding
+    return advantages.masked_fill(alike, 0.0)
 
 
 def is_clipped(ratio: Tensor, advantages: Tensor, *, clip_low: float, clip_high: float) -> Tensor:

@@ -1,7 +1,8 @@
 """The entropy ledger: what each level of theory predicts for one training step, beside what happened.
 
 On the states of one batch, all response tokens counting alike, in nats:
-- `logits`: Theorem 3.3 token by token, -mean alpha D with alpha = eta w r A, as if each state had its own logits;
+- `logits`: Theorem 3.3 token by token, -mean alpha D with alpha = eta w r A, as if each state had its own logits; it
+  is meant up to one factor, for the token mean over all tokens, and knows nothing of optimizer or gradient clipping;
 - `parameters`: the gradient of the mean entropy times the step that the parameters really took (first order, exact);
 - `measured`: mean entropy after the step minus before.
 """

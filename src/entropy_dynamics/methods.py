@@ -87,7 +87,9 @@ class Rule(BaseModel):
         signature = inspect.signature(RULES[self.name]).parameters.values()
         options = [p for p in signature if p.kind is p.KEYWORD_ONLY]
         fields = {p.name: (p.annotation, ... if p.default is p.empty else p.default) for p in options}
-        create_model(f"options of {self.name}", __config__=ConfigDict(extra="forbid"), **fields)(**self.options)
+        strict = ConfigDict(extra="forbid", strict=True)  # "false" is no bool, and equal rules are equal records
+        complete = create_model(f"options of {self.name}", __config__=strict, **fields)(**self.options)
+        object.__setattr__(self, "options", complete.model_dump())
         return self
 
     def __call__(self, batch: TokenBatch, generator: torch.Generator) -> Tensor:

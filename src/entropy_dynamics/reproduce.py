@@ -450,7 +450,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", nargs="+", metavar="NAME", help="notebooks by name or beginning, such as 02")
     parser.add_argument("-p", dest="parameters", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
     parser.add_argument("--jobs", type=int, default=2, help="notebooks at a time (default 2; 1 is serial)")
-    parser.add_argument("--timeout", type=float, default=900, help="seconds of wall clock for each notebook")
+    parser.add_argument("--timeout", type=float, default=1800, help="seconds of wall clock for each notebook")
     parser.add_argument("--force", action="store_true", help="run notebooks even if nothing has changed")
     parser.add_argument("--check", action="store_true", help="run nothing; compare build/ with its manifest")
     parser.add_argument("--refresh", action="store_true", help="then update the committed outputs and README pictures")

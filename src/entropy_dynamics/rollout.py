@@ -42,7 +42,7 @@ def sample(
 
     Args:
         policy: a causal language model of transformers.
-        prompts: (P, L) with L >= 2.
+        prompts: (P, L).
         max_tokens: a response has at most so many tokens; it may stop without `end`.
         end: the token that ends a response.
 
@@ -53,20 +53,19 @@ def sample(
         raise ValueError(
             f"temperature {temperature}, group_size {group_size}, max_tokens {max_tokens}: expected above 0, 1 and 1"
         )
-    cache = _prompt_cache(policy, prompts, group_size)
-    token = prompts[:, -1:].repeat_interleave(group_size, 0)
+    logits, cache = _prompt(policy, prompts, group_size)
     tokens, log_probs, all_logits = [], [], []
-    running = torch.ones(len(token), dtype=torch.bool, device=token.device)
-    for _ in range(max_tokens):
-        logits = policy(token, past_key_values=cache).logits[:, -1].float()
-        log_p = (logits / temperature).log_softmax(-1)
+    running = torch.ones(len(logits), dtype=torch.bool, device=logits.device)
+    while True:
+        log_p = (logits.float() / temperature).log_softmax(-1)
         token = torch.multinomial(log_p.exp(), 1, generator=generator)
         all_logits.append(logits)
         tokens.append(token)
         log_probs.append(log_p.gather(-1, token))
         running = running & (token[:, 0] != end)
-        if not running.any():
+        if len(tokens) == max_tokens or not running.any():
             break
+        logits = policy(token, past_key_values=cache).logits[:, -1]
     response = torch.cat(tokens, 1)
     mask = response_mask(response, end)
     return Rollout(prompts, response, mask, torch.cat(log_probs, 1), torch.stack(all_logits, 1), temperature)
@@ -83,16 +82,18 @@ def response_logits(policy: PreTrainedModel, prompts: Tensor, tokens: Tensor) ->
     group_size, rest = divmod(len(tokens), len(prompts))
     if rest or group_size < 1:
         raise ValueError(f"{len(tokens)} responses do not divide into groups for {len(prompts)} prompts")
-    cache = _prompt_cache(policy, prompts, group_size)
-    inputs = torch.cat([prompts[:, -1:].repeat_interleave(group_size, 0), tokens[:, :-1]], 1)
-    return policy(inputs, past_key_values=cache).logits
+    first, cache = _prompt(policy, prompts, group_size)
+    if tokens.shape[1] == 1:
+        return first.unsqueeze(1)
+    later = policy(tokens[:, :-1], past_key_values=cache).logits
+    return torch.cat([first.unsqueeze(1), later], 1)
 
 
-def _prompt_cache(policy: PreTrainedModel, prompts: Tensor, group_size: int) -> DynamicCache:
-    """Keys and values of all but the last prompt token, each prompt's repeated for its group."""
-    if prompts.ndim != 2 or prompts.shape[1] < 2:
-        raise ValueError(f"prompts must be (P, L) with L >= 2, got {tuple(prompts.shape)}")
+def _prompt(policy: PreTrainedModel, prompts: Tensor, group_size: int) -> tuple[Tensor, DynamicCache]:
+    """Logits (P G, V) of the first response token, and keys and values of the prompts, both repeated for the groups."""
+    if prompts.ndim != 2 or prompts.numel() == 0:
+        raise ValueError(f"prompts must be (P, L) with P and L at least 1, got {tuple(prompts.shape)}")
     cache = DynamicCache(config=policy.config)
-    policy.base_model(prompts[:, :-1], past_key_values=cache)
+    logits = policy(prompts, past_key_values=cache, logits_to_keep=1).logits[:, -1]
     cache.batch_repeat_interleave(group_size)
-    return cache
+    return logits.repeat_interleave(group_size, 0), cache

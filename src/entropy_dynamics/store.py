@@ -5,6 +5,7 @@ any check is moved to quarantine/ and reported, never used. A file KEY.seconds h
 belongs to no hash.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -26,7 +27,7 @@ _log = logging.getLogger(__name__)
 
 
 class StoreError(OSError):
-    """The store's folder cannot be written; nothing partial was left."""
+    """The store's folder cannot be read or written; nothing partial was left."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +61,11 @@ class Store:
             return None
         try:
             return self._read(key)
-        except (ValueError, KeyError, TypeError, AttributeError, OSError, SafetensorError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, FileNotFoundError, SafetensorError) as error:
             self._quarantine(key, f"{type(error).__name__}: {error}")
             return None
+        except OSError as error:  # says nothing against the record
+            raise StoreError(f"cannot read record {key} in {self.root}: {error}") from error
 
     def put(self, key: str, record: Record, *, seconds: float | None = None) -> None:
         """Write a record; the document last, so that it vouches for its tensors.
@@ -108,8 +111,8 @@ class Store:
                 self.put(key, record, seconds=seconds)
             return record
         finally:
+            self._path(key, "lock").unlink(missing_ok=True)  # while it is held: who waits for it sees that it is gone
             lock.release()
-            self._path(key, "lock").unlink(missing_ok=True)
 
     def seconds(self, key: str) -> float | None:
         """How long the record took to make, if that is known."""
@@ -135,10 +138,13 @@ class Store:
 
     def _quarantine(self, key: str, reason: str) -> None:
         folder = self.root / "quarantine"
-        folder.mkdir(parents=True, exist_ok=True)
-        for suffix in ("json", "safetensors"):
-            if self._path(key, suffix).is_file():
-                os.replace(self._path(key, suffix), folder / f"{key}.{suffix}")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for suffix in ("json", "safetensors"):
+                with contextlib.suppress(FileNotFoundError):  # there were no tensors, or another process was faster
+                    os.replace(self._path(key, suffix), folder / f"{key}.{suffix}")
+        except OSError as error:
+            raise StoreError(f"record {key} is bad ({reason}) and cannot be moved away: {error}") from error
         _log.warning("record %s is bad (%s); moved to %s, it will be computed anew", key, reason, folder)
 
 

@@ -23,8 +23,8 @@ def intervention_entropies(bands: pd.DataFrame) -> Figure:
     """Entropy against step for the arms of a comparison: mean over seeds and 95 % band, one panel a condition."""
     conditions = list(dict.fromkeys(bands.condition))
     figure, panels = plt.subplots(2, 2, figsize=(WIDTH, 5.6), sharex=True, sharey=True)
-    colours = dict(zip(dict.fromkeys(bands.family), (POSITIVE, NEGATIVE, ACCENT, NEUTRAL, "black")))
-    styles = {"GRPO": ":", "keep at random": "--"}
+    colours = dict(zip(dict.fromkeys(bands.family), (POSITIVE, NEGATIVE, ACCENT, NEUTRAL, "#e0a080", "black")))
+    styles = {"GRPO": ":", "keep at random": "--", "remove at random": "--"}
     for panel, condition in zip(panels.flat, conditions):
         for family, group in bands[bands.condition == condition].groupby("family", sort=False):
             style = styles.get(family, "-")
@@ -40,8 +40,8 @@ def intervention_entropies(bands: pd.DataFrame) -> Figure:
     return figure
 
 
-def ledger(table: pd.DataFrame) -> Figure:
-    """Left: predicted and measured changes of mean entropy, cumulated. Right: predicted against measured, by step."""
+def ledger(table: pd.DataFrame, steered: pd.DataFrame) -> Figure:
+    """Left: changes of mean entropy along one run, cumulated. Right: measured against predicted, single steps."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3.3), width_ratios=(1.4, 1))
     lines = {
         "measured": ("black", "-", "measured"),
@@ -52,10 +52,10 @@ def ledger(table: pd.DataFrame) -> Figure:
         left.plot(table.step + 1, table[name].cumsum(), color=colour, ls=style, lw=1.5, label=label)
     left.set(xlabel="step", ylabel="cumulated change of\nmean entropy on the batch (nats)")
     left.legend(fontsize=8)
-    ends = [table.measured.min(), table.measured.max()]
+    ends = [steered.measured.min(), steered.measured.max()]
     right.plot(ends, ends, color="black", lw=0.8)
-    right.plot(table.logits, table.measured, "x", color=NEGATIVE, ms=4, alpha=0.7)
-    right.plot(table.parameters, table.measured, "o", color=POSITIVE, ms=3, alpha=0.7)
+    right.plot(steered.logits, steered.measured, "x", color=NEGATIVE, ms=4, alpha=0.7)
+    right.plot(steered.parameters, steered.measured, "o", color=POSITIVE, ms=3, alpha=0.7)
     right.set(xlabel="predicted change (nats)", ylabel="measured change (nats)")
     return figure
 
