@@ -54,7 +54,9 @@ def test_wrong_twins_disagree(update):
     z, k = random_policies(200, 50, seed=0)
     agreements = agreement_table(change_table([(z, k)], update, [0.01]), update).set_index("prediction")
     assert agreements.r_squared["first order"] > 0.999
-    assert agreements.r_squared.filter(like="wrong").max() < 0.95
+    wrong = agreements.filter(like="wrong", axis=0)
+    assert ((wrong.r_squared < 0.9) | (wrong.sign_agreement < 0.97)).all()
+    assert agreements.sign_agreement["first order"] > 0.98
     assert len(agreements) == 2 + len(update.wrong)
 
 

@@ -57,6 +57,7 @@ def ledger(table: pd.DataFrame, steered: pd.DataFrame) -> Figure:
     right.plot(steered.logits, steered.measured, "x", color=NEGATIVE, ms=4, alpha=0.7)
     right.plot(steered.parameters, steered.measured, "o", color=POSITIVE, ms=3, alpha=0.7)
     right.set(xlabel="predicted change (nats)", ylabel="measured change (nats)")
+    right.locator_params(axis="x", nbins=4)
     return figure
 
 
