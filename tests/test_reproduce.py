@@ -14,7 +14,7 @@ import pytest
 from filelock import FileLock
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from entropy_dynamics import notebook_checks, reproduce
+from entropy_dynamics import notebook_checks, receipts, reproduce
 from entropy_dynamics.claims import VERDICT_MIME, Claim
 
 PARAMETERS = 'output_dir: str = "../build/scratch"  # figures\nx: int = 1  # a number\npath: str = ""  # a file'
@@ -278,9 +278,9 @@ def test_check_is_not_content_with_nothing(project, capsys, manifest, message):
 @pytest.mark.parametrize("text", ["", '{"key":', "[]", "null", '{"key": 1}'])
 def test_a_damaged_receipt_is_as_good_as_none(done, text):
     (done.build / "receipts" / "00_demo.json").write_text(text)
-    settings = reproduce.Settings(done.root / "notebooks", done.build, done.root / "data", {}, 60, False)
-    assert reproduce.read_receipt("00_demo", settings) is None
-    reproduce.write_manifest([], settings)
+    settings = receipts.Settings(done.root / "notebooks", done.build, done.root / "data", {}, 60, False)
+    assert receipts.read_receipt("00_demo", settings) is None
+    receipts.write_manifest([], settings)
     assert json.loads((done.build / "manifest.json").read_text())["artifacts"] == {}
 
 
@@ -289,16 +289,16 @@ def test_the_key_of_a_run_covers_everything_that_it_depends_on(done, monkeypatch
     outside.write_text("1")
     package = tmp_path_factory.mktemp("package")
     (package / "a.py").write_text("x = 1")
-    monkeypatch.setattr(reproduce, "PACKAGE", package)
-    monkeypatch.setattr(reproduce, "library_versions", lambda: versions)
+    monkeypatch.setattr(receipts, "PACKAGE", package)
+    monkeypatch.setattr(receipts, "library_versions", lambda: versions)
     versions = {"torch": "1"}
     (done.root / "data" / "a.txt").write_text("1")
     notebook = nbformat.read(done.root / "notebooks" / "00_demo.ipynb", 4)
 
     def key():
         parameters = {"path": str(outside)}
-        settings = reproduce.Settings(done.root / "notebooks", done.build, done.root / "data", parameters, 60, False)
-        return reproduce.run_key(notebook, settings)
+        settings = receipts.Settings(done.root / "notebooks", done.build, done.root / "data", parameters, 60, False)
+        return receipts.run_key(notebook, settings)
 
     keys = [key()]
     for change in (

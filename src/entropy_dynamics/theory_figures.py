@@ -150,7 +150,7 @@ def token_plane(tokens: pd.DataFrame) -> Figure:
     ends = np.array([tokens.boundary.min(), 1])
     axes.plot(ends, ends, color="black", lw=1.2)
     axes.set(xscale="log", yscale="log", xlabel="$e^{-H}$ of the state", ylabel="probability $p$ of the sampled token")
-    axes.legend(loc="lower right", markerscale=2.5)
+    figure.legend(loc="outside upper center", ncols=3, markerscale=2.5, fontsize=8)
     return figure
 
 

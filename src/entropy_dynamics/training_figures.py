@@ -68,5 +68,5 @@ def centred_ratio(table: pd.DataFrame) -> Figure:
     axes.semilogy(table.step, table.expected, color="black", lw=1.2, label="standard error of mean $D$ / mean $S_*$")
     axes.semilogy(table.step, table.running, color=NEGATIVE, lw=1.5, label="all batches so far")
     axes.set(xlabel="step", ylabel="ratio")
-    axes.legend(fontsize=8)
+    figure.legend(loc="outside upper center", ncols=3, fontsize=8)
     return figure
