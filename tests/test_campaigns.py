@@ -1,11 +1,9 @@
-"""Comparisons change one thing, and tables say what the records hold."""
+"""Comparisons change one thing."""
 
-import pandas as pd
 import pytest
 
 from entropy_dynamics import campaigns
 from entropy_dynamics.methods import Rule
-from entropy_dynamics.store import Record
 
 
 def flatten(value, prefix=""):
@@ -27,53 +25,53 @@ def test_every_intervention_differs_from_its_base_in_its_rule_alone(seed):
         assert campaigns.with_rule(arm, Rule()) == base
 
 
-def record(entropy, correct):
-    series = {"entropy": entropy, "ledger_measured": [-0.2, None, -0.1], "ledger_parameters": [-0.1, None, -0.1]}
-    series["ledger_logits"] = [-0.002, None, -0.001]
-    evaluation = {"samples": 4, "correct": correct, "distinct": [1, 0], "entropy": 0.5}
-    return Record({"series": series, "evaluation": evaluation}, {})
+def one_field_apart(arm, reference):
+    ours, theirs = flatten(arm.model_dump()), flatten(reference.model_dump())
+    return {name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)}
 
 
-RECORDS = {("a", 0): record([1.0, 0.8, 0.6], [1, 0]), ("a", 1): record([2.0, 1.0, 1.0], [4, 2])}
+@pytest.mark.parametrize("runs", [campaigns.methods(), campaigns.sweeps(), campaigns.results()])
+def test_every_arm_differs_from_plain_grpo_in_its_rule_alone(runs):
+    for (arm, seed), run in runs.items():
+        reference = campaigns.base(seed)
+        assert campaigns.with_rule(run, Rule()) == reference
+        assert all(name.startswith(".step.rule.") for name in one_field_apart(run, reference)), arm
+        assert (run == reference) == (arm == "GRPO")
+        assert run.start.seed == run.seed == seed  # the seed includes the warm start
 
 
-def test_tables_by_hand():
-    series = campaigns.series_table(RECORDS)
-    assert len(series) == 6 and series.entropy.tolist() == [1.0, 0.8, 0.6, 2.0, 1.0, 1.0]
-    assert series.step.tolist() == [0, 1, 2, 0, 1, 2] and series.ledger_measured.isna().sum() == 2
-    changes = campaigns.entropy_changes(series, last=2)
-    assert changes.loc["a"].tolist() == pytest.approx([-0.3, -1.0])
-    table = campaigns.evaluation_table(RECORDS)
-    assert table.avg.tolist() == [0.125, 0.75] and table["pass"].tolist() == [0.5, 1.0]
-    assert table.distinct.tolist() == [0.5, 0.5]
+def test_arms_of_one_seed_are_all_different():
+    for runs in (campaigns.methods(), campaigns.sweeps()):
+        keys = [run.model_dump_json() for run in runs.values()]
+        assert len(keys) == len(set(keys))
 
 
-def test_the_ledger_fits_one_factor():
-    table = campaigns.ledger_table(campaigns.series_table(RECORDS))
-    assert table.step.tolist() == [0, 2, 0, 2]
-    assert table.factor.tolist() == pytest.approx([100.0] * 4)
-    assert table.logits.tolist() == pytest.approx([-0.2, -0.1] * 2)
-    assert campaigns.explained(table.logits, table.measured) == pytest.approx(1)
-    assert campaigns.explained(table.parameters, table.measured) == pytest.approx(1 - 0.01 / 0.05)
-    assert campaigns.explained(pd.Series([0.0, 0.0]), pd.Series([1.0, 2.0])) == 0
+def test_grpo_evaluated_more_often_is_the_same_training():
+    for (_, seed), run in campaigns.cheap_diversity().items():
+        names = one_field_apart(run, campaigns.base(seed))
+        assert names == {".evaluate_every", ".evaluation_temperatures", ".evaluation_sizes"}
 
 
-def test_centred_table_by_hand():
-    columns = ["step", "tokens", "mean_d", "mean_s", "mean_d_standard_error"]
-    series = pd.DataFrame([(0, 10, 0.2, 1.0, 0.1), (1, 30, -0.1, 2.0, 0.05)], columns=columns)
-    table = campaigns.centred_table(series)
-    assert table.deviations.tolist() == pytest.approx([2, -2])
-    assert table.ratio.tolist() == pytest.approx([0.2, 0.05])
-    assert table.expected.tolist() == pytest.approx([0.1, 0.025])
-    # pooled: sum of D is 2 - 3, of S 10 + 60, variance of the sum (10 * 0.1)^2 + (30 * 0.05)^2
-    assert table.running.tolist() == pytest.approx([0.2, 1 / 70])
-    assert table.running_deviations.tolist() == pytest.approx([2, -1 / 3.25**0.5])
+def test_the_start_is_evaluated_as_the_runs_are():
+    for runs in (campaigns.results(), campaigns.plain()):
+        for (_, seed), run in campaigns.before(runs).items():
+            names = one_field_apart(run, runs["GRPO", seed])
+            assert {".steps"} <= names and all(n == ".steps" or n.startswith((".step.", ".ledger")) for n in names)
 
 
-def test_condition_bands_by_hand():
-    arm = "keep S, positive above"
-    rows = [(arm, 0, 0, 1.0), (arm, 1, 0, 2.0), ("GRPO", 0, 0, 1.0), ("GRPO", 1, 0, 1.0)]
-    series = pd.DataFrame(rows, columns=["arm", "seed", "step", "entropy"])
-    bands = campaigns.condition_bands(series, {("positive", "above"): "title"})
-    assert bands.family.tolist() == ["keep S", "GRPO"] and bands["mean"].tolist() == [1.5, 1.0]
-    assert bands.low[0] == pytest.approx(1.5 - 12.7062 * 0.5) and bands.high[1] == 1.0
+def test_probes_try_every_method_along_plain_grpo():
+    for seed, probe in campaigns.probes().items():
+        assert probe.experiment == campaigns.base(seed) and probe.rules[0] == Rule()
+        assert len(set(rule.model_dump_json() for rule in probe.rules)) == len(campaigns.METHODS)
+
+
+def test_a_sweep_covers_five_values_of_mu_in_both_readings():
+    for family in ("Clip_B", "Clip_B two-sided", "Clip_V", "Clip_V two-sided"):
+        arms = {arm for arm, _ in campaigns.sweeps() if arm.rpartition(" ")[0] == family}
+        assert len(arms) == 5
+
+
+def test_all_runs_are_each_there_once():
+    runs = [run.model_dump_json() for run in campaigns.all_runs()]
+    assert len(runs) == len(set(runs))
+    assert {run.model_dump_json() for run in campaigns.results().values()} <= set(runs)

@@ -1,48 +1,224 @@
-"""Rules on a batch small enough to check by eye."""
+"""Every rule on a batch small enough to check by eye."""
+
+import math
 
 import pytest
 import torch
 from pydantic import ValidationError
 
-from entropy_dynamics.methods import Rule, TokenBatch, random_subset
+from entropy_dynamics import methods
+from entropy_dynamics.methods import RULES, Rule, Terms, TokenBatch, random_subset
 from entropy_dynamics.token_statistics import TokenStatistics
 
-# Rows: A > 0, A < 0, A = 0. The last column is behind the end of the response.
-S = torch.tensor([[0.3, -0.1, 0.1, 0.5], [0.2, -0.2, -0.05, -0.5], [0.1, -0.1, 0.1, 0.1]])
-BASELINE = torch.full((3, 4), 0.15)
+# Rows: A > 0, A < 0, A = 0. The last column is behind the end of the response and holds what must not matter.
+P = torch.tensor([[0.9, 0.1, 0.4, 0.5], [0.8, 0.05, 0.4, 0.5], [0.5, 0.5, 0.5, 0.5]], dtype=torch.float64)
+R = torch.tensor([[1.0, 1.5, 0.5, 9.0], [1.5, 0.5, 1.0, 9.0], [1.0, 1.0, 1.0, 9.0]], dtype=torch.float64)
+H = torch.tensor([[0.3, 1.2, 1.0, 9.0], [0.6, 1.1, 0.9, 9.0], [0.7, 0.8, 0.2, 9.0]], dtype=torch.float64)
+S = P * (H + P.log())
+E = torch.full((3, 4), 0.05, dtype=torch.float64)
+A = torch.tensor([1.0, -2.0, 0.0], dtype=torch.float64).unsqueeze(-1).expand(3, 4)
+REWARDS = torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64).unsqueeze(-1).expand(3, 4)
 MASK = torch.tensor([[True, True, True, False]] * 3)
-ADVANTAGES = torch.tensor([1.0, -1.0, 0.0]).unsqueeze(-1).expand(3, 4)
-LOG_PROB = torch.tensor([[0.2, 0.1, 0.4, 0.5]] * 3).log()
-BATCH = TokenBatch(TokenStatistics(LOG_PROB, torch.ones(3, 4), S, BASELINE), LOG_PROB - 0.1, ADVANTAGES, MASK)
+CLIPPED = torch.tensor([[False, True, False, False], [False, True, False, False], [False] * 4])  # r 1.5 up, r 0.5 down
 
 
-def weights(**options):
-    return Rule(name="intervention", options=options)(BATCH, torch.Generator().manual_seed(0)).int().tolist()
+def batch(ratio=R, **settings):
+    now = TokenStatistics(P.log(), H, S, E)
+    old = TokenStatistics(P.log() - ratio.log(), H / torch.where(ratio == 1.5, 1.2, 1.0), S, E)
+    groups = torch.zeros(3, dtype=torch.long)
+    return TokenBatch(now, old, A, REWARDS, MASK, groups, **settings)
 
 
-NOTHING = [0, 0, 0, 0]
+BATCH, FRESH = batch(), batch(torch.ones_like(R))
+
+
+def terms(name, *, on=BATCH, seed=0, **options):
+    return Rule(name=name, options=options)(on, torch.Generator().manual_seed(seed))
+
+
+def weights(name, **arguments):
+    result = terms(name, **arguments)
+    assert not result.log_prob.any() and not result.entropy.any()
+    return result.weights.where(MASK, 0.0)
+
+
+def keep(*dropped):
+    kept = MASK.clone()
+    for place in dropped:
+        kept[place] = False
+    return kept.double()
+
+
+def test_ppo_clip_by_hand():
+    assert torch.equal(weights("grpo"), (MASK & ~CLIPPED).double())
+    assert torch.equal(weights("grpo", clip_high=0.6), keep((1, 1)))
+    assert torch.equal(weights("grpo", clip_low=0.6), keep((0, 1)))
+    assert torch.equal(weights("grpo", on=FRESH), MASK.double())
+
+
+def test_on_policy_makes_no_second_update():
+    assert torch.equal(weights("on_policy", on=FRESH), MASK.double())
+    assert not weights("on_policy", on=batch(update=1)).any()
 
 
 def test_interventions_by_hand():
-    def keep(advantage, statistic, sign):
-        return weights(action="keep", advantage=advantage, statistic=statistic, sign=sign)
+    def kept(advantage, statistic, sign):
+        options = {"action": "keep", "advantage": advantage, "statistic": statistic, "sign": sign}
+        return weights("intervention", on=FRESH, **options).nonzero().tolist()
 
-    assert keep("positive", "S", "above") == [[1, 0, 1, 0], NOTHING, NOTHING]
-    assert keep("positive", "S", "below") == [[0, 1, 0, 0], NOTHING, NOTHING]
-    assert keep("negative", "S", "above") == [NOTHING, [1, 0, 0, 0], NOTHING]
-    assert keep("negative", "S", "below") == [NOTHING, [0, 1, 1, 0], NOTHING]
-    assert keep("positive", "D", "above") == [[1, 0, 0, 0], NOTHING, NOTHING]
-    assert keep("positive", "D", "below") == [[0, 1, 1, 0], NOTHING, NOTHING]
-    removed = weights(action="remove", advantage="negative", statistic="S", sign="below")
-    assert removed == [[1, 1, 1, 0], [1, 0, 0, 0], [1, 1, 1, 0]]
+    # S: 0.175, -0.110, 0.033 with A > 0 and 0.301, -0.095, -0.007 with A < 0; D is 0.05 less
+    assert kept("positive", "S", "above") == [[0, 0], [0, 2]]
+    assert kept("positive", "S", "below") == [[0, 1]]
+    assert kept("negative", "S", "above") == [[1, 0]]
+    assert kept("negative", "S", "below") == [[1, 1], [1, 2]]
+    assert kept("positive", "D", "above") == [[0, 0]]
+    assert kept("positive", "D", "below") == [[0, 1], [0, 2]]
+    options = {"advantage": "negative", "statistic": "S", "sign": "below"}
+    assert torch.equal(weights("intervention", on=FRESH, action="remove", **options), keep((1, 1), (1, 2)))
+    random = weights("intervention", on=FRESH, action="keep", at_random=True, **options)
+    assert random.sum() == 2 and random[1, :3].sum() == 2
+    random = weights("intervention", on=FRESH, action="remove", at_random=True, **options)
+    assert random.sum() == MASK.sum() - 2 and random[1, :3].sum() == 1
 
 
-def test_the_random_control_has_the_same_size_and_side():
-    options = {"advantage": "negative", "statistic": "S", "sign": "below", "at_random": True}
-    kept = torch.tensor(weights(action="keep", **options))
-    assert kept.sum() == 2 and kept[1, :3].sum() == 2
-    removed = torch.tensor(weights(action="remove", **options))
-    assert removed.sum() == MASK.sum() - 2 and removed[1, :3].sum() == 1
+def test_clipping_methods_mask_on_top_of_ppo():
+    # S over the nine tokens: mean 0.012, deviation 0.157; z of (1, 1) is -0.68 deviations, of (1, 2) -0.12
+    values = S[MASK]
+    z = (S[1, 1] - values.mean()) / values.std(correction=0)
+    assert torch.equal(weights("clip_b", on=FRESH, mu=-z.item() - 0.01), keep((1, 1)))
+    assert torch.equal(weights("clip_b", on=FRESH, mu=-z.item() + 0.01), keep())
+    assert torch.equal(weights("clip_b", mu=0.1), (MASK & ~CLIPPED).double() * keep((1, 1), (1, 2)))
+    d = S[1, 1] - 0.05
+    assert torch.equal(weights("clip_v", on=FRESH, mu=(-d / values.std(correction=0)).item() - 0.01), keep((1, 1)))
+    capped = weights("clip_v", on=FRESH, mu=0.2, max_fraction=1e-4)
+    assert torch.equal(capped, keep((1, 1)))  # of the two that Clip_V masks without the cap
+
+
+@pytest.mark.parametrize("reading", ["released", "two-sided"])
+def test_controls_mask_as_many_tokens_of_each_sign(reading):
+    for like in ("clip_b", "clip_v"):
+        method = weights(like, on=FRESH, mu=0.5, reading=reading)
+        for choice in ("random", "rarest"):
+            options = {"like": like, "mu": 0.5, "reading": reading, "choice": choice}
+            control = weights("matched_mask", on=FRESH, **options)
+            assert torch.equal(control.sum(-1), method.sum(-1))
+    rarest = weights("matched_mask", on=FRESH, like="clip_b", mu=0.1, choice="rarest")
+    assert torch.equal(rarest, keep((1, 1), (1, 2)))
+    draws = {
+        str(weights("matched_mask", on=FRESH, seed=seed, like="clip_b", mu=0.5, choice="random")) for seed in range(20)
+    }
+    assert len(draws) == 3  # one of three penalised tokens
+
+
+def test_top_entropy_keeps_the_highest():
+    # int(0.34 * 9) = 3 of nine: H 1.2, 1.1, 1.0
+    assert torch.equal(
+        weights("top_entropy", on=FRESH, fraction=0.34).nonzero(), torch.tensor([[0, 1], [0, 2], [1, 1]])
+    )
+
+
+def covariances():
+    a, log_p = A[MASK], P.log()[MASK]
+    return ((A - a.mean()) * (P.log() - log_p.mean())).where(MASK, -math.inf)
+
+
+def test_clip_cov_draws_among_the_covariant_tokens():
+    c = covariances()
+    # only two have 1 < c < 5: a rare penalised token, and none of the rewarded ones
+    candidates = ((c > 0.5) & (c < 5)).nonzero().tolist()
+    assert [1, 1] in candidates and len(candidates) == 2
+    dropped = {
+        tuple((MASK & (weights("clip_cov", seed=seed, low=0.5) == 0)).nonzero().flatten().tolist())
+        for seed in range(20)
+    }
+    assert dropped == {tuple(place) for place in candidates}  # one at a time: max(1, int(2e-4 * 9)) = 1
+    both = weights("clip_cov", low=0.5, fraction=0.5)
+    assert (MASK & (both == 0)).nonzero().tolist() == candidates
+    assert torch.equal(weights("clip_cov", low=50.0, high=60.0), MASK.double())  # no candidates, nothing dropped
+
+
+def test_kl_cov_holds_the_most_covariant_tokens_near_the_old_policy():
+    result = terms("kl_cov", fraction=0.23)  # int(0.23 * 9) = 2
+    largest = covariances().flatten().topk(2).indices
+    expected = torch.zeros(12, dtype=torch.float64)
+    expected[largest] = -(R.log().sign()).flatten()[largest]
+    assert torch.equal(result.log_prob, expected.view(3, 4)) and result.log_prob.any()
+    assert torch.equal(result.weights, MASK.double())
+    assert not terms("kl_cov", on=FRESH).log_prob.any()  # inert at r = 1
+
+
+def test_reweightings_by_hand():
+    old = P / R
+    free = (MASK & ~CLIPPED).double()
+    assert torch.allclose(weights("advantage_reweighting"), free * (0.2 * old + 0.8))
+    boost = torch.where(A > 0, 1 + (1 - P), 1.0)
+    assert torch.allclose(weights("rare_positives"), free * boost)
+    bounded = free.clone()
+    bounded[0, 1], bounded[1, 1] = 1.0 * 1.2 / 1.5, 0.75 * 0.8 / 0.5
+    assert torch.allclose(weights("ce_gppo"), bounded)
+    assert torch.equal(weights("entropy_ratio_clipping"), free * keep((0, 1), (1, 0)))
+
+
+def test_w_reinforce_replaces_the_advantages():
+    result = terms("w_reinforce")
+    assert not result.weights.any()
+    advantages = torch.tensor([[0.1], [-1.0], [-1.0]])
+    expected = advantages * R * (MASK & ~CLIPPED)
+    assert torch.allclose(result.of_log_prob(BATCH), expected.where(MASK, 0.0))
+    assert not terms("w_reinforce", positive=0.0).log_prob[0].any()
+
+
+def test_gspo_uses_the_ratio_of_the_sequence():
+    s = R[:, :3].prod(-1) ** (1 / 3)  # 0.909, 0.909, 1
+    free = weights("gspo", clip_low=0.2, clip_high=0.2)
+    assert torch.allclose(free * R, (s.unsqueeze(-1) * MASK).double())
+    assert not weights("gspo")[1].any()  # A < 0 and s < 1 - 3e-4
+    assert weights("gspo")[0, :3].all()
+
+
+def test_opefo_balances_rises_and_falls():
+    for on in (BATCH, FRESH):
+        w = weights("opefo", on=on)
+        effect = (-w * on.ratio * A * (S - E)).where(MASK, 0.0)
+        assert effect.sum().item() == pytest.approx(0, abs=1e-12) and effect.abs().sum() > 0.1
+        scales = w[w > 0].unique()
+        assert len(scales) == 3 and scales[0] + scales[2] == pytest.approx(2) and scales[1] == 1  # A = 0 keeps 1
+
+
+def test_repo_shifts_the_advantage_by_the_surprise():
+    result = terms("repo", beta=0.1)
+    shifted = A - 0.1 * (P.log() + H)
+    clipped = ((shifted > 0) & (R > 1.2)) | ((shifted < 0) & (R < 0.8))
+    assert torch.allclose(result.of_log_prob(BATCH), (R * shifted * ~clipped).where(MASK, 0.0))
+
+
+def test_steer_damps_the_largest_change_to_its_bound():
+    w = weights("steer", on=FRESH)
+    change = (A * (1 - P) * (P.log() + H)).abs().where(MASK, 0.0)
+    worst = change.argmax()
+    assert w.flatten()[worst].item() == pytest.approx(0.8) and w[MASK].min() == w.flatten()[worst]
+    assert torch.allclose(w[MASK], 0.8 ** (change / change.max())[MASK])
+
+
+def test_covariance_aware_has_mean_one_and_damps_both_tails():
+    w, c = weights("covariance_aware", on=FRESH), covariances()
+    assert w[MASK].mean().item() == pytest.approx(1)
+    assert torch.equal(w[MASK].argsort(), (-c[MASK].abs()).argsort())
+
+
+def test_entropy_bonuses():
+    assert torch.equal(terms("entropy_bonus", coefficient=0.03).entropy, 0.03 * MASK)
+    for entropies, coefficient in (
+        ((), 0.0),
+        ((0.5,), 0.0),
+        ((0.1,), 0.005),
+        ((0.1, 0.1, 0.1), 0.015),
+        ((0.1, 0.1, 0.3), 0.0),  # above the target it does not apply
+        ((0.1, 0.1, 0.3, 0.1), 0.01),
+        ((0.5, 0.5, 0.1), 0.005),  # never below 0
+    ):
+        result = terms("adaptive_entropy_bonus", on=batch(entropies=entropies)).entropy
+        assert torch.allclose(result, coefficient * MASK.double())
 
 
 def test_random_subsets_are_uniform():
@@ -58,16 +234,39 @@ def test_random_subsets_are_uniform():
         random_subset(candidates, 5, generator)
 
 
+REQUIRED = {
+    "clip_b": {"mu": 1.0},
+    "clip_v": {"mu": 1.0},
+    "matched_mask": {"like": "clip_b", "mu": 1.0, "choice": "random"},
+    "intervention": {"action": "remove", "advantage": "negative", "statistic": "S", "sign": "below"},
+}
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_every_rule_is_pure_finite_and_ignores_what_lies_behind_the_end(name):
+    before = torch.random.get_rng_state()
+    result = terms(name, **REQUIRED.get(name, {}))
+    assert isinstance(result, Terms) and all(t.shape == MASK.shape and t.dtype == A.dtype for t in result)
+    assert all(torch.equal(a, b) for a, b in zip(result, terms(name, **REQUIRED.get(name, {}))))
+    assert torch.equal(before, torch.random.get_rng_state())
+    changed = TokenStatistics(*(value.where(MASK, 0.123) for value in BATCH.statistics))
+    other = TokenBatch(changed, BATCH.old, A.where(MASK, -5.0), REWARDS, MASK, BATCH.groups)
+    again = terms(name, on=other, **REQUIRED.get(name, {}))
+    for ours, theirs in zip(result, again):
+        assert torch.allclose(ours.where(MASK, 0.0), theirs.where(MASK, 0.0)) and ours[MASK].isfinite().all()
+    assert RULES[name].__doc__
+
+
+@pytest.mark.parametrize("name", ["grpo", "clip_cov", "kl_cov", "ce_gppo", "gspo", "entropy_ratio_clipping"])
+def test_ratio_rules_do_nothing_on_a_fresh_batch(name):
+    fresh = TokenBatch(FRESH.statistics, FRESH.statistics, A, REWARDS, MASK, FRESH.groups)
+    options = {"low": 50.0, "high": 60.0} if name == "clip_cov" else {}
+    assert torch.equal(weights(name, on=fresh, **options), MASK.double())
+
+
 def test_defaults_written_out_or_not_are_the_same_rule():
-    options = {"action": "keep", "advantage": "positive", "statistic": "S", "sign": "above"}
-    assert Rule(name="intervention", options=options) == Rule(
-        name="intervention", options=options | {"at_random": False}
-    )
-
-
-def test_grpo_keeps_every_token_and_the_ratio_is_that_of_the_log_probs():
-    assert torch.equal(Rule()(BATCH, torch.Generator()), MASK)
-    assert BATCH.ratio.flatten().tolist() == pytest.approx([torch.tensor(0.1).exp().item()] * 12)
+    assert Rule() == Rule(name="grpo", options={"clip_low": 0.2, "clip_high": 0.2})
+    assert Rule(name="clip_b", options={"mu": 2}) == Rule(name="clip_b", options={"mu": 2.0, "reading": "released"})
 
 
 @pytest.mark.parametrize(
@@ -75,19 +274,17 @@ def test_grpo_keeps_every_token_and_the_ratio_is_that_of_the_log_probs():
     [
         ("gpro", {}, "unknown rule 'gpro'; choose from grpo"),
         ("grpo", {"mu": 1.0}, "mu"),
+        ("clip_b", {}, "mu"),
         ("intervention", {"action": "keep"}, "advantage"),
-        (
-            "intervention",
-            {"action": "keep", "advantage": "positive", "statistic": "S", "sign": "above", "at_random": "false"},
-            "valid boolean",
-        ),
-        (
-            "intervention",
-            {"action": "keep", "advantage": "postive", "statistic": "S", "sign": "above"},
-            "'positive' or 'negative'",
-        ),
+        ("intervention", REQUIRED["intervention"] | {"at_random": "false"}, "valid boolean"),
+        ("intervention", REQUIRED["intervention"] | {"advantage": "postive"}, "'positive' or 'negative'"),
+        ("clip_v", {"mu": 1.0, "reading": "both"}, "'released' or 'two-sided'"),
     ],
 )
 def test_unknown_rules_and_options_are_named(name, options, message):
     with pytest.raises(ValidationError, match=message):
         Rule(name=name, options=options)
+
+
+def test_the_module_lists_all_its_rules():
+    assert all(rule.__module__ == methods.__name__ for rule in RULES.values()) and len(RULES) >= 20

@@ -61,7 +61,7 @@ HARM = {
     "empty": ("json", lambda path: path.write_text("")),
     "another type": ("json", lambda path: path.write_text("[1]")),
     "number changed": ("json", flip_digit),
-    "another schema": ("json", lambda path: path.write_text(path.read_text().replace('"schema": 1', '"schema": 0'))),
+    "another schema": ("json", lambda path: path.write_text(path.read_text().replace('"schema":1', '"schema": 0'))),
     "another record": ("json", lambda path: path.write_text(path.read_text().replace(KEY, digest(0)))),
     "bit flipped": ("safetensors", flip_bit),
     "tensors truncated": ("safetensors", lambda path: path.write_bytes(path.read_bytes()[:20])),
@@ -168,3 +168,22 @@ def test_a_killed_process_leaves_neither_a_record_nor_a_lock(store, tmp_path):
     assert store.get(KEY) is None
     assert same(store.compute(KEY, lambda: (RECORD, 0.1)), RECORD)  # does not wait for the dead
     assert json.loads((store.root / f"{KEY}.json").read_text())["key"] == KEY
+
+
+def test_committed_records_are_used_without_their_tensors_and_never_written(store, tmp_path, caplog):
+    store.put(KEY, RECORD)
+    committed = tmp_path / "committed"
+    store.export(KEY, committed)
+    assert [path.name for path in committed.iterdir()] == [f"{KEY}.json"]
+    layered = Store(tmp_path / "other", committed)
+    assert same(layered.get(KEY), Record(RECORD.document, {}))
+    assert not (tmp_path / "other").exists() and layered.working().get(KEY) is None
+    with pytest.raises(StoreError, match="no record .* to export"):
+        layered.export("0" * 64, committed)
+    before = (committed / f"{KEY}.json").read_bytes()
+    (committed / f"{KEY}.json").write_bytes(before.replace(b"0.1", b"0.2"))
+    with caplog.at_level(logging.WARNING):
+        assert layered.get(KEY) is None
+    assert "committed record" in caplog.text and [path.name for path in committed.iterdir()] == [f"{KEY}.json"]
+    assert same(layered.compute(KEY, lambda: (RECORD, 0.1)), RECORD)  # made anew in the working store
+    assert same(layered.get(KEY), RECORD)

@@ -1,17 +1,14 @@
-"""Which runs are compared with which, and their records as tables.
-
-Every arm of a comparison is one base config with another rule, and nothing else changed.
-"""
+"""Which runs are compared with which. Every arm of a comparison is one base config with one thing changed."""
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-import pandas as pd
-
-from entropy_dynamics.evaluation import avg_at_k, pass_at_k, t_interval
-from entropy_dynamics.experiment import Experiment, run_all
+from entropy_dynamics.experiment import Experiment
+from entropy_dynamics.grpo import StepConfig
 from entropy_dynamics.methods import Rule
-from entropy_dynamics.store import Record, Store
+from entropy_dynamics.policies import WarmStart
+from entropy_dynamics.probe import Probe
+from entropy_dynamics.records import run_all
+from entropy_dynamics.store import Store
 
 # Which way entropy must go when only these tokens keep their gradient: (sign of A, S above or below 0) -> direction.
 DIRECTIONS = {
@@ -21,6 +18,7 @@ DIRECTIONS = {
     ("negative", "below"): -1,
 }
 Runs = dict[tuple[str, int], Experiment]  # by arm and seed
+SEEDS = (0, 1, 2, 3, 4)  # of the main table; sweeps and single methods use the first three
 
 
 def plain(*, steps: int = 120, seeds: Sequence[int] = (0, 1, 2)) -> Runs:
@@ -56,101 +54,125 @@ def interventions(*, steps: int = 30, seeds: Sequence[int] = (0, 1, 2)) -> Runs:
     }
 
 
+def base(seed: int) -> Experiment:
+    """Plain GRPO of notebooks 06 to 08: two updates per batch, so that importance ratios matter; own warm start.
+
+    Evaluated on test problems of the trained size and on those of four numbers, which no reinforcement touches.
+    """
+    return Experiment(
+        start=WarmStart(seed=seed),
+        seed=seed,
+        steps=48,
+        prompts=128,
+        step=StepConfig(updates=2),
+        evaluation_samples=64,
+        evaluation_sizes=(3, 4),
+    )
+
+
+# The methods of notebook 06. Options that are not named are the defaults of `methods`, the released ones where known.
+METHODS: dict[str, Rule] = {
+    "GRPO": Rule(),
+    "no PPO clip": Rule(options={"clip_low": 1.0, "clip_high": 1e9}),
+    "clip-higher": Rule(options={"clip_high": 0.28}),
+    "clip-low, tighter": Rule(options={"clip_low": 0.1}),
+    "on-policy": Rule(name="on_policy"),
+    "80/20": Rule(name="top_entropy"),
+    "Clip-Cov, released": Rule(name="clip_cov"),
+    "Clip-Cov, matched": Rule(name="clip_cov", options={"fraction": 0.02}),
+    "KL-Cov": Rule(name="kl_cov"),
+    "advantage reweighting": Rule(name="advantage_reweighting"),
+    "rare positives": Rule(name="rare_positives"),
+    "W-REINFORCE": Rule(name="w_reinforce"),
+    "NSR": Rule(name="w_reinforce", options={"positive": 0.0}),
+    "CE-GPPO": Rule(name="ce_gppo"),
+    "GSPO": Rule(name="gspo"),
+    "entropy-ratio clipping": Rule(name="entropy_ratio_clipping"),
+    "OPEFO": Rule(name="opefo"),
+    "REPO": Rule(name="repo"),
+    "STEER": Rule(name="steer"),
+    "covariance-aware": Rule(name="covariance_aware"),
+    "entropy bonus": Rule(name="entropy_bonus"),
+    "adaptive bonus": Rule(name="adaptive_entropy_bonus"),
+    "Clip_B": Rule(name="clip_b", options={"mu": 2.0}),
+    "Clip_B, two-sided": Rule(name="clip_b", options={"mu": 2.0, "reading": "two-sided"}),
+    "Clip_V": Rule(name="clip_v", options={"mu": 3.0}),
+    "Clip_V, two-sided": Rule(name="clip_v", options={"mu": 3.0, "reading": "two-sided"}),
+    "Clip_V, capped": Rule(name="clip_v", options={"mu": 8.5, "max_fraction": 1e-4}),
+    "random mask": Rule(name="matched_mask", options={"like": "clip_b", "mu": 2.0, "choice": "random"}),
+    "rarest mask": Rule(name="matched_mask", options={"like": "clip_b", "mu": 2.0, "choice": "rarest"}),
+}
+MAIN = ("GRPO", "Clip_B", "Clip_V", "random mask", "rarest mask", "entropy bonus")  # the arms of the main table
+MU = {"clip_b": (1.0, 1.5, 2.0, 2.5, 3.0), "clip_v": (1.5, 2.0, 3.0, 5.0, 8.5)}
+
+
+def methods(*, seeds: Sequence[int] = SEEDS[:3], arms: Sequence[str] = tuple(METHODS)) -> Runs:
+    """A full run of each method under each seed."""
+    return {(arm, seed): with_rule(base(seed), METHODS[arm]) for arm in arms for seed in seeds}
+
+
+def probes(*, seeds: Sequence[int] = SEEDS) -> dict[int, Probe]:
+    """One update with and without each method, early and late in a run of GRPO, by seed."""
+    return {seed: Probe(experiment=base(seed), rules=tuple(METHODS.values()), at=(4, 40)) for seed in seeds}
+
+
+def sweeps(*, seeds: Sequence[int] = SEEDS[:3]) -> Runs:
+    """Clip_B and Clip_V over mu in both readings, the two controls of Clip_B, and strengths of two rivals.
+
+    An arm is named "family mu", for example "Clip_B 2.0".
+    """
+    rules = {
+        f"{family} {mu}": Rule(name=name, options={"mu": mu, "reading": reading})
+        for family, name, reading in (
+            ("Clip_B", "clip_b", "released"),
+            ("Clip_B two-sided", "clip_b", "two-sided"),
+            ("Clip_V", "clip_v", "released"),
+            ("Clip_V two-sided", "clip_v", "two-sided"),
+        )
+        for mu in MU[name]
+    }
+    rules |= {
+        f"{choice} mask {mu}": Rule(name="matched_mask", options={"like": "clip_b", "mu": mu, "choice": choice})
+        for choice in ("random", "rarest")
+        for mu in (1.0, 2.0, 3.0)
+    }
+    rules |= {f"entropy bonus {c}": Rule(name="entropy_bonus", options={"coefficient": c}) for c in (0.003, 0.01, 0.03)}
+    rules |= {f"Clip-Cov {f}": Rule(name="clip_cov", options={"fraction": f}) for f in (2e-4, 0.02, 0.1)}
+    rules |= {f"clip-higher {e}": Rule(options={"clip_high": e}) for e in (0.28, 1.0)}
+    rules |= {"on-policy 1": METHODS["on-policy"]}
+    return {(arm, seed): with_rule(base(seed), rule) for arm, rule in rules.items() for seed in seeds}
+
+
+def cheap_diversity(*, seeds: Sequence[int] = SEEDS[:3]) -> Runs:
+    """GRPO once more, evaluated along the way and at other temperatures: what Pass@K costs without any method."""
+    settings = {"evaluate_every": 6, "evaluation_temperatures": (1.0, 0.7, 1.3, 1.6, 2.0), "evaluation_sizes": (3,)}
+    return {("GRPO", seed): base(seed).model_copy(update=settings) for seed in seeds}
+
+
+def before(runs: Runs) -> Runs:
+    """The policies that the runs start from, evaluated as the runs are."""
+    return {
+        ("start", seed): run.model_copy(update={"steps": 0, "step": StepConfig()}) for (_, seed), run in runs.items()
+    }
+
+
+def results(*, seeds: Sequence[int] = SEEDS, arms: Sequence[str] = MAIN) -> Runs:
+    """The arms of the main table."""
+    return methods(seeds=seeds, arms=arms)
+
+
 def with_rule(base: Experiment, rule: Rule) -> Experiment:
     """The base config with another rule and nothing else changed."""
     return base.model_copy(update={"step": base.step.model_copy(update={"rule": rule})})
 
 
-def records_of(runs: Runs, store: Store, *, jobs: int = 2) -> dict[tuple[str, int], Record]:
-    """The record of every run, computed if the store lacks it."""
+def records_of(runs: Mapping, store: Store, *, jobs: int = 2) -> dict:
+    """The record of every run, by the same keys, computed if the store lacks it."""
     return dict(zip(runs, run_all(list(runs.values()), store, jobs=jobs)))
 
 
-def series_table(records: Mapping[tuple[str, int], Record]) -> pd.DataFrame:
-    """One row a (arm, seed, step) with every recorded quantity; NaN where the ledger was not kept."""
-    tables = [
-        pd.DataFrame(record.document["series"], dtype=float)
-        .rename_axis("step")
-        .reset_index()
-        .assign(arm=arm, seed=seed)
-        for (arm, seed), record in records.items()
-    ]
-    return pd.concat(tables, ignore_index=True)
-
-
-def evaluation_table(records: Mapping[tuple[str, int], Record]) -> pd.DataFrame:
-    """One row a (arm, seed): Avg@n, Pass@n and distinct right answers on the test problems, and entropy in nats."""
-    rows = []
-    for (arm, seed), record in records.items():
-        evaluation = record.document["evaluation"]
-        n, correct = evaluation["samples"], np.array(evaluation["correct"])
-        scores = {"avg": avg_at_k(n, correct).mean(), "pass": pass_at_k(n, correct, n).mean()}
-        distinct = float(np.mean(evaluation["distinct"]))
-        rows.append({"arm": arm, "seed": seed, **scores, "distinct": distinct, "entropy": evaluation["entropy"]})
-    return pd.DataFrame(rows)
-
-
-def entropy_changes(series: pd.DataFrame, *, last: int = 5) -> pd.DataFrame:
-    """Mean entropy of the last `last` batches minus that of the first, in nats; one row an arm, one column a seed."""
-    entropy = series.pivot(index=["arm", "seed"], columns="step", values="entropy")
-    final = entropy.apply(lambda row: row.dropna().iloc[-last:].mean(), axis=1)
-    change = (final - entropy[0]).unstack("seed")
-    return change.loc[list(dict.fromkeys(series.arm))]
-
-
-def ledger_table(series: pd.DataFrame) -> pd.DataFrame:
-    """The steps with a ledger entry: arm, seed, step, entropy, measured, parameters and logits (nats), and factor.
-
-    `logits` is Theorem 3.3's sum multiplied by one `factor` for the whole table, fitted by least squares to `measured`:
-    the theorem moves logits by the learning rate itself, a network moves them by its kernel.
-    """
-    names = {"ledger_measured": "measured", "ledger_parameters": "parameters", "ledger_logits": "logits"}
-    kept = series.dropna(subset=["ledger_measured"]).rename(columns=names)
-    table = kept[["arm", "seed", "step", "entropy", *names.values()]].reset_index(drop=True)
-    factor = best_factor(table.logits, table.measured)
-    return table.assign(logits=factor * table.logits, factor=factor)
-
-
-def best_factor(predictor: pd.Series, measured: pd.Series) -> float:
-    """The factor of `predictor` that fits `measured` best by least squares, without an offset."""
-    return float((predictor * measured).sum() / (predictor**2).sum())
-
-
-def explained(predicted: pd.Series, measured: pd.Series) -> float:
-    """1 - sum (measured - predicted)^2 / sum measured^2: the share of squared changes that a prediction explains."""
-    return float(1 - ((measured - predicted) ** 2).sum() / (measured**2).sum())
-
-
-def centred_table(series: pd.DataFrame) -> pd.DataFrame:
-    """How small the mean of D is beside the mean of S, batch by batch along one run.
-
-    Returns:
-        step; deviations, mean D in its standard errors; ratio, |mean D| / mean S; expected, standard error / mean S;
-        running, the ratio of the means over all tokens so far; running_deviations, that mean D in its standard errors.
-    """
-    n = series.tokens
-    sums = pd.DataFrame({"d": n * series.mean_d, "s": n * series.mean_s, "v": (n * series.mean_d_standard_error) ** 2})
-    total = sums.cumsum()
-    return pd.DataFrame(
-        {
-            "step": series.step,
-            "deviations": series.mean_d / series.mean_d_standard_error,
-            "ratio": (series.mean_d / series.mean_s).abs(),
-            "expected": series.mean_d_standard_error / series.mean_s,
-            "running": (total.d / total.s).abs(),
-            "running_deviations": total.d / np.sqrt(total.v),
-        }
-    )
-
-
-def condition_bands(series: pd.DataFrame, titles: Mapping[tuple[str, str], str]) -> pd.DataFrame:
-    """Mean entropy over seeds with its 95 % t-interval, by condition, family of arms and step; each has GRPO, too."""
-    tables = []
-    for (advantage, sign), title in titles.items():
-        suffix = f", {advantage} {sign}"
-        chosen = series[series.arm.str.endswith(suffix) | (series.arm == "GRPO")]
-        family = chosen.arm.str.removesuffix(suffix)
-        values = chosen.assign(family=family).groupby(["family", "step"], sort=False).entropy
-        summary = values.apply(lambda x: pd.Series(t_interval(x), index=["mean", "low", "high"])).unstack()
-        tables.append(summary.reset_index().assign(condition=title))
-    return pd.concat(tables, ignore_index=True)
+def all_runs() -> list[Experiment | Probe]:
+    """Every run that the notebooks 03 and 05 to 08 look at, each once."""
+    trained = (plain(), interventions(), results(), methods(), probes(), sweeps(), cheap_diversity())
+    groups = (before(plain()), before(results()), *trained)
+    return list({run.model_dump_json(): run for group in groups for run in group.values()}.values())

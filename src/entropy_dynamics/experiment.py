@@ -1,41 +1,22 @@
-"""One frozen config gives one training run gives one record; many configs run in parallel processes."""
+"""One frozen config gives one training run gives one record."""
 
-import contextlib
-import multiprocessing
-import os
 import random
-import threading
-import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from importlib import metadata
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
-from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from entropy_dynamics import grpo, tasks
-from entropy_dynamics.files import sha256
 from entropy_dynamics.ledger import entropy_ledger
-from entropy_dynamics.policies import WarmStart, load_policy, warm_start
+from entropy_dynamics.lens import predicted_change
+from entropy_dynamics.methods import is_clipped
+from entropy_dynamics.policies import WarmStart, load_policy
 from entropy_dynamics.rollout import Rollout, sample
 from entropy_dynamics.sampling import centred_variance
-from entropy_dynamics.store import Record, Store, digest
-
-PACKAGE = Path(__file__).parent
-# What a record depends on. Modules that only draw, run notebooks or keep files are not among them.
-SOURCES = [
-    f"{name}.py"
-    for name in (
-        *("experiment", "grpo", "ledger", "methods", "policies"),
-        *("rollout", "sampling", "tasks", "theory", "token_statistics"),
-    )
-]
-LIBRARIES = ("torch", "transformers", "numpy")
+from entropy_dynamics.store import Record
 
 
 class Experiment(BaseModel):
@@ -46,17 +27,20 @@ class Experiment(BaseModel):
     start: WarmStart = WarmStart()
     seed: int = Field(default=0, ge=0, description="of problems, responses and random rules")
     size: int = Field(default=3, ge=2, le=4, description="numbers in a training problem")
-    steps: int = Field(default=120, ge=1, description="batches of rollouts")
+    steps: int = Field(default=120, ge=0, description="batches of rollouts; 0 only evaluates the start")
     prompts: int = Field(default=64, ge=1, description="problems in a batch")
     group_size: int = Field(default=8, ge=1, description="responses to each problem")
     temperature: float = Field(default=1.0, gt=0)
     optimizer: Literal["adam", "sgd"] = "adam"
     learning_rate: float = Field(default=3e-4, gt=0)
-    correction: Literal[0, 1] = Field(default=1, description="group deviation: 1 sample (as released), 0 population")
     step: grpo.StepConfig = grpo.StepConfig()
     ledger_every: int = Field(default=0, ge=0, description="steps between entries of the entropy ledger; 0 is none")
-    evaluation_samples: int = Field(default=32, ge=1, description="responses to each test problem at the end")
-    evaluation_temperature: float = Field(default=1.0, gt=0)
+    evaluation_samples: int = Field(default=32, ge=1, description="responses to each test problem")
+    evaluation_sizes: tuple[int, ...] = Field(default=(3,), min_length=1, description="of the test problems at the end")
+    evaluation_temperatures: tuple[float, ...] = Field(default=(1.0,), min_length=1, description="at the end")
+    evaluate_every: int = Field(
+        default=0, ge=0, description="steps between evaluations at the first size and temperature; 0 is none"
+    )
 
     @model_validator(mode="after")
     def _fits_its_problems(self) -> "Experiment":
@@ -66,49 +50,81 @@ class Experiment(BaseModel):
         return self
 
 
+class Trainer:
+    """A policy on its way through an experiment: `rollout` and `update` in turns, `config.steps` times."""
+
+    def __init__(self, config: Experiment, weights: dict[str, Tensor]):
+        self.config = config
+        self.policy = load_policy(config.start, weights)
+        make = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[config.optimizer]
+        self.optimizer = make(self.policy.parameters(), lr=config.learning_rate)
+        # Separate generators: arms that differ in their rule see the same problems, and the same draws until they part.
+        self._choose = random.Random(config.seed)
+        self._sampling, self.rule_generator = (torch.Generator().manual_seed(2 * config.seed + i) for i in range(2))
+        self.entropies: tuple[float, ...] = ()
+
+    def rollout(self) -> tuple[list[tasks.Problem], Rollout, Tensor]:
+        """The next batch: its problems, responses and rewards (P, G)."""
+        training = tasks.split(self.config.size).training
+        problems = [training[i] for i in self._choose.sample(range(len(training)), self.config.prompts)]
+        rollout = _rollout(self.policy, problems, self.config.group_size, self.config.temperature, self._sampling)
+        return problems, rollout, _rewards(problems, rollout)
+
+    def update(self, rollout: Rollout, rewards: Tensor) -> list[grpo.UpdateReport]:
+        """Update the policy on the batch."""
+        reports = grpo.update(
+            self.policy,
+            self.optimizer,
+            rollout,
+            rewards,
+            self.config.step,
+            self.rule_generator,
+            entropies=self.entropies,
+        )
+        self.entropies = reports[0].batch.entropies
+        return reports
+
+
 def run(config: Experiment, weights: dict[str, Tensor]) -> Record:
     """Train from `weights` and evaluate on the test problems.
 
     Returns:
-        A record whose document holds `series`, one list a quantity with one value a step, and `evaluation` (see
-        `evaluate`). Its tensors are the final weights.
+        A record whose document holds `series`, one list a quantity with one value a step, and `evaluations`, a list
+        (see `evaluate`), the last ones of the final policy. Its tensors are the final weights.
     """
-    policy = load_policy(config.start, weights)
-    make = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[config.optimizer]
-    optimizer = make(policy.parameters(), lr=config.learning_rate)
-    # Separate generators: arms that differ in their rule see the same problems, and the same draws until they diverge.
-    choose = random.Random(config.seed)
-    sampling, rule = (torch.Generator().manual_seed(2 * config.seed + i) for i in range(2))
-    problems = tasks.split(config.size).training
-    rows = []
+    trainer = Trainer(config, weights)
+    rows, evaluations = [], []
+    first = (config.evaluation_sizes[0], config.evaluation_temperatures[0])
     for number in range(config.steps):
-        chosen = [problems[i] for i in choose.sample(range(len(problems)), config.prompts)]
-        rollout = _rollout(policy, chosen, config.group_size, config.temperature, sampling)
-        rewards = _rewards(chosen, rollout)
-        advantages = grpo.group_advantages(rewards, correction=config.correction).flatten()
-        arguments = (policy, optimizer, rollout, advantages, config.step, rule)
+        if config.evaluate_every and number % config.evaluate_every == 0:
+            evaluations.append(evaluate(trainer.policy, number, *first, config.evaluation_samples, config.seed))
+        _, rollout, rewards = trainer.rollout()
         entry = None
         if config.ledger_every and number % config.ledger_every == 0:
-            with entropy_ledger(policy, rollout) as entry:
-                reports = grpo.update(*arguments)
+            with entropy_ledger(trainer.policy, rollout) as entry:
+                reports = trainer.update(rollout, rewards)
         else:
-            reports = grpo.update(*arguments)
-        row = _summary(rollout, rewards, advantages, reports, config.learning_rate)
+            reports = trainer.update(rollout, rewards)
+        row = _summary(rollout, rewards, reports, config.learning_rate)
         row["ledger_parameters"] = entry and entry.parameters
         row["ledger_measured"] = entry and entry.measured
         rows.append(row)
-    series = {name: [row[name] for row in rows] for name in rows[0]}
-    evaluation = evaluate(policy, config.size, config.evaluation_samples, config.evaluation_temperature, config.seed)
-    document = {"config": config.model_dump(mode="json"), "series": series, "evaluation": evaluation}
-    return Record(document, {name: weight.detach().clone() for name, weight in policy.state_dict().items()})
+    evaluations += [
+        evaluate(trainer.policy, config.steps, size, temperature, config.evaluation_samples, config.seed)
+        for size in config.evaluation_sizes
+        for temperature in config.evaluation_temperatures
+    ]
+    series = {name: [_rounded(row[name]) for row in rows] for name in (rows[0] if rows else ())}
+    document = {"config": config.model_dump(mode="json"), "series": series, "evaluations": evaluations}
+    return Record(document, {name: weight.detach().clone() for name, weight in trainer.policy.state_dict().items()})
 
 
-def evaluate(policy: PreTrainedModel, size: int, samples: int, temperature: float, seed: int) -> dict:
-    """Sample `samples` responses to each test problem of a size.
+def evaluate(policy: PreTrainedModel, step: int, size: int, temperature: float, samples: int, seed: int) -> dict:
+    """Sample `samples` responses to each test problem of a size after `step` steps.
 
     Returns:
-        samples, and of each problem `correct` (right responses) and `distinct` (different right expressions);
-        `entropy`, the mean of -log p over all sampled tokens, which estimates the mean entropy in nats.
+        step, size, temperature, samples; of each problem `correct` (right responses) and `distinct` (different right
+        expressions); `entropy`, the mean of -log p over all sampled tokens, which estimates the mean entropy in nats.
     """
     generator = torch.Generator().manual_seed(10**6 + seed)
     problems = tasks.split(size).test
@@ -122,8 +138,15 @@ def evaluate(policy: PreTrainedModel, size: int, samples: int, temperature: floa
         groups = zip(*[iter(zip(texts, rewards.flatten().tolist()))] * samples)
         distinct += [len({text for text, reward in group if reward}) for group in groups]
         log_probs.append(rollout.log_prob[rollout.mask])
-    entropy = -torch.cat(log_probs).mean().item()
-    return {"samples": samples, "correct": correct, "distinct": distinct, "entropy": entropy}
+    return {
+        "step": step,
+        "size": size,
+        "temperature": temperature,
+        "samples": samples,
+        "correct": correct,
+        "distinct": distinct,
+        "entropy": _rounded(-torch.cat(log_probs).mean().item()),
+    }
 
 
 def _rollout(policy, problems, group_size, temperature, generator) -> Rollout:
@@ -148,17 +171,16 @@ def _rewards(problems: Sequence[tasks.Problem], rollout: Rollout) -> Tensor:
     )
 
 
-def _summary(rollout: Rollout, rewards: Tensor, advantages: Tensor, reports, learning_rate: float) -> dict:
+def _summary(rollout: Rollout, rewards: Tensor, reports: list[grpo.UpdateReport], learning_rate: float) -> dict:
     """One value a quantity; statistics of the policy are those before the first update, on the sampled tokens."""
     mask = rollout.mask
     first = reports[0]
-    a = advantages.unsqueeze(-1).expand(mask.shape)[mask]
-    s, d, h = (x[mask] for x in (first.statistics.discriminator, first.statistics.centred, first.statistics.entropy))
-    d_now = torch.stack([report.statistics.centred[mask] for report in reports])
-    w = torch.stack([report.weights[mask] for report in reports])
-    r = torch.stack([report.ratio[mask] for report in reports])
-    clipped = torch.stack([report.clipped[mask] for report in reports])
-    effect = w * r * ~clipped * a * d_now
+    a = first.batch.advantages[mask]
+    s, d, h = (getattr(first.batch.statistics, name)[mask] for name in ("discriminator", "centred", "entropy"))
+    predicted = [predicted_change(r.batch, r.terms, r.logits, rollout.temperature)[mask].mean() for r in reports]
+    r = torch.stack([report.batch.ratio[mask] for report in reports])
+    clipped = is_clipped(r, a)
+    pushed = torch.stack([(r.terms.of_log_prob(r.batch) != 0) | (r.terms.entropy != 0) for r in reports])[:, mask]
     variance = centred_variance(first.logits[mask].double() / rollout.temperature)
     positive, negative = a > 0, a < 0
 
@@ -173,116 +195,18 @@ def _summary(rollout: Rollout, rewards: Tensor, advantages: Tensor, reports, lea
         "mean_d": d.mean().item(),
         "mean_d_standard_error": variance.sum().sqrt().item() / len(d),
         "cov_a_d": ((a - a.mean()) * (d - d.mean())).mean().item(),
-        "ledger_logits": -learning_rate * effect.mean(1).sum().item(),
-        "masked_positive": share(w == 0, positive),
-        "masked_negative": share(w == 0, negative),
-        "ratio_mean": r.mean().item(),
-        "ratio_max": r.max().item(),
+        "ledger_logits": learning_rate * sum(predicted).item(),
+        # without gradient although PPO's clip at 0.2 would not take it; both are shares over all updates on the batch
+        "masked_positive": share(~pushed & ~clipped, positive),
+        "masked_negative": share(~pushed & ~clipped, negative),
         "clipped_positive": share(clipped, positive),
         "clipped_negative": share(clipped, negative),
+        "ratio_mean": r.mean().item(),
+        "ratio_max": r.max().item(),
         "gradient_norm": sum(report.gradient_norm for report in reports) / len(reports),
     }
 
 
-def _read_origin() -> dict[str, str]:
-    sources = {name: sha256(PACKAGE / name) for name in SOURCES}
-    return sources | {name: metadata.version(name) for name in LIBRARIES}
-
-
-_ORIGIN = _read_origin()  # of the code that this process has loaded, whatever happens to the files later
-
-
-def origin() -> dict[str, str]:
-    """What a record depends on besides its config: the source files' hashes and the library versions."""
-    return _ORIGIN
-
-
-def record_key(config: Experiment | WarmStart) -> str:
-    """The key of a config's record in a store."""
-    return digest({"kind": type(config).__name__, "config": config.model_dump(mode="json"), "origin": origin()})
-
-
-def load_or_run(config: Experiment | WarmStart, store: Store) -> Record:
-    """The record of a config, computed and stored if the store has none; so is the warm start that a run needs.
-
-    Raises:
-        RuntimeError: the source files changed since this process loaded them, so that a new record would not be theirs.
-    """
-
-    def make() -> tuple[Record, float]:
-        if _read_origin() != origin():
-            raise RuntimeError("the package's files changed since this process started; start it anew")
-        start = time.perf_counter()
-        with _reproducible():
-            if isinstance(config, WarmStart):
-                weights = warm_start(config)
-                evaluation = evaluate(load_policy(config, weights), config.size, 32, 1.0, config.seed)
-                record = Record({"config": config.model_dump(mode="json"), "evaluation": evaluation}, weights)
-            else:
-                record = run(config, start_weights)
-        record.document["origin"] = origin()
-        return record, time.perf_counter() - start
-
-    key = record_key(config)
-    if (record := store.get(key)) is not None:
-        return record
-    start_weights = load_or_run(config.start, store).tensors if isinstance(config, Experiment) else {}
-    return store.compute(key, make)
-
-
-@contextlib.contextmanager
-def _reproducible() -> Iterator[None]:
-    """One thread and deterministic algorithms, whatever the caller has set: a record must not depend on it."""
-    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(True)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(deterministic)
-
-
-def run_all(configs: Sequence[Experiment], store: Store, *, jobs: int = 2) -> list[Record]:
-    """The records of all configs, in order; the missing ones are computed `jobs` at a time, one thread each.
-
-    What was finished before an interruption or an error is in the store and is not computed again.
-
-    Raises:
-        RuntimeError: a run failed; names its config.
-    """
-    missing = {record_key(config): config for config in configs if store.get(record_key(config)) is None}
-    starts = {record_key(c.start): c.start for c in missing.values() if store.get(record_key(c.start)) is None}
-    for stage, name in ((starts, "warm starts"), (missing, "runs")):
-        if stage:
-            _compute(list(stage.values()), store, jobs, name)
-    return [load_or_run(config, store) for config in configs]
-
-
-def _compute(configs: list, store: Store, jobs: int, name: str) -> None:
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(jobs, len(configs)), context, initializer=_start_worker)
-    try:
-        futures = {pool.submit(_store_one, config, store.root): config for config in configs}
-        for future in tqdm(as_completed(futures), total=len(futures), desc=name, unit="run"):
-            try:
-                future.result()
-            except Exception as error:
-                raise RuntimeError(f"the run of {futures[future]!r} failed: {type(error).__name__}: {error}") from error
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _store_one(config: Experiment | WarmStart, root: Path) -> None:
-    load_or_run(config, Store(root))
-
-
-def _start_worker() -> None:
-    """No life without the parent, which may be killed at any moment."""
-    parent = multiprocessing.parent_process()
-
-    def follow() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
+def _rounded(value: float | int | None) -> float | int | None:
+    """To seven significant digits, what float32 holds: keeps records short."""
+    return float(f"{value:.7g}") if isinstance(value, float) else value

@@ -1,4 +1,4 @@
-"""One GRPO step: group advantages, the clipped surrogate, and the update of a policy on one batch of rollouts."""
+"""One GRPO step: group advantages, the objective that a rule's terms make, and the updates of a policy on one batch."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,9 +8,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from entropy_dynamics.methods import Rule, TokenBatch
+from entropy_dynamics import theory
+from entropy_dynamics.methods import Rule, Terms, TokenBatch
 from entropy_dynamics.rollout import Rollout, response_logits
-from entropy_dynamics.token_statistics import TokenStatistics, token_statistics
+from entropy_dynamics.token_statistics import token_statistics
 
 
 class StepConfig(BaseModel):
@@ -20,11 +21,10 @@ class StepConfig(BaseModel):
 
     rule: Rule = Rule()
     updates: int = Field(default=1, ge=1, description="updates on the whole batch before new rollouts")
-    clip_low: float = Field(default=0.2, ge=0, le=1, description="the ratio is clipped below at 1 - clip_low")
-    clip_high: float = Field(default=0.2, ge=0, description="and above at 1 + clip_high")
+    correction: Literal[0, 1] = Field(default=1, description="group deviation: 1 sample (as released), 0 population")
     aggregation: Literal["token-mean", "sequence-mean"] = "token-mean"
     denominator: Literal["all", "kept"] = Field(
-        default="all", description="whether tokens of weight 0 still count in the means"
+        default="all", description="whether tokens without any coefficient still count in the means"
     )
     max_grad_norm: float = Field(default=1.0, gt=0)
 
@@ -33,12 +33,10 @@ class StepConfig(BaseModel):
 class UpdateReport:
     """What one update saw, before the policy moved; tensors without gradient."""
 
-    statistics: TokenStatistics  # (N, T)
+    batch: TokenBatch
     logits: Tensor  # (N, T, V)
-    ratio: Tensor  # (N, T) importance ratio
-    weights: Tensor  # (N, T) float, what the rule gave
-    clipped: Tensor  # (N, T) bool: the clip takes away the gradient of this token
-    gradient_norm: float  # before clipping
+    terms: Terms  # what the rule gave
+    gradient_norm: float  # before clipping; 0 where no token counted, and no update was made
 
 
 def group_advantages(rewards: Tensor, *, correction: int = 1, eps: float = 1e-6) -> Tensor:
@@ -72,105 +70,140 @@ def group_advantages(rewards: Tensor, *, correction: int = 1, eps: float = 1e-6)
     return advantages.masked_fill(alike, 0.0)
 
 
-def is_clipped(ratio: Tensor, advantages: Tensor, *, clip_low: float, clip_high: float) -> Tensor:
-    """Whether the clip takes away a token's gradient: r > 1 + clip_high with A > 0, or r < 1 - clip_low with A < 0."""
-    return ((advantages > 0) & (ratio > 1 + clip_high)) | ((advantages < 0) & (ratio < 1 - clip_low))
-
-
-def surrogate_loss(
+def loss(
     log_prob: Tensor,
-    old_log_prob: Tensor,
-    advantages: Tensor,
-    mask: Tensor,
-    weights: Tensor | None = None,
+    entropy: Tensor,
+    batch: TokenBatch,
+    terms: Terms,
     *,
-    clip_low: float = 0.2,
-    clip_high: float = 0.2,
     aggregation: Literal["token-mean", "sequence-mean"] = "token-mean",
     denominator: Literal["all", "kept"] = "all",
 ) -> Tensor:
-    """The negative clipped surrogate, -w min(r A, clip(r, 1 - clip_low, 1 + clip_high) A), averaged.
+    """Minus the objective of `methods`, -(weights r A + log_prob log p + entropy H), averaged.
+
+    Its gradient is that of PPO's clipped surrogate where the weights of clipped tokens are 0.
 
     Args:
-        log_prob: (N, T), with gradient; old_log_prob: (N, T) when sampled.
-        advantages: (N, T) or (N, 1).
-        mask: (N, T) bool, the response tokens.
-        weights: (N, T), the rule's; None is 1 everywhere.
+        log_prob: (N, T), with gradient, of the policy that is trained.
+        entropy: (N, T), with gradient where the terms have an entropy coefficient.
+        batch: old log-probabilities, advantages and mask.
         aggregation: "token-mean" over all tokens, or "sequence-mean", the mean over responses of their token means.
-        denominator: "all" counts every token of the mask, "kept" only those whose weight is not 0.
+        denominator: "all" counts every token of the mask, "kept" only those with a coefficient that is not 0.
 
     Returns:
         A scalar; 0 where nothing counts.
     """
-    ratio = (log_prob - old_log_prob).exp()
-    surrogate = torch.minimum(ratio * advantages, ratio.clamp(1 - clip_low, 1 + clip_high) * advantages)
-    weights = mask.to(ratio.dtype) if weights is None else weights.to(ratio.dtype) * mask
-    counted = mask if denominator == "all" else weights != 0
+    mask = batch.mask
     # where, not a product: what lies behind the end token may be infinite
-    loss = -torch.where(mask, surrogate, 0.0) * weights
+    ratio = (log_prob - batch.old.log_prob).where(mask, 0.0).exp()
+    objective = terms.weights * ratio * batch.advantages
+    objective = objective + terms.log_prob * log_prob.where(mask, 0.0) + terms.entropy * entropy.where(mask, 0.0)
+    objective = objective.where(mask, 0.0)
+    counted = mask if denominator == "all" else mask & _counts(terms)
     if aggregation == "token-mean":
-        return loss.sum() / counted.sum().clamp(min=1)
+        return -objective.sum() / counted.sum().clamp(min=1)
     lengths = counted.sum(-1)
-    return (loss.sum(-1) / lengths.clamp(min=1)).sum() / (lengths > 0).sum().clamp(min=1)
+    return -(objective.sum(-1) / lengths.clamp(min=1)).sum() / (lengths > 0).sum().clamp(min=1)
+
+
+def _counts(terms: Terms) -> Tensor:
+    return (terms.weights != 0) | (terms.log_prob != 0) | (terms.entropy != 0)
 
 
 def update(
     policy: PreTrainedModel,
     optimizer: torch.optim.Optimizer,
     rollout: Rollout,
-    advantages: Tensor,
+    rewards: Tensor,
     config: StepConfig,
     generator: torch.Generator,
+    *,
+    entropies: tuple[float, ...] = (),
 ) -> list[UpdateReport]:
     """Update the policy `config.updates` times on one batch.
 
-    Only groups with a token that counts are put through the policy with gradients; a group whose rewards are all alike
-    has advantage 0 and none. The first update takes its statistics from the logits that the rollout was sampled from.
-
     Args:
         policy: the one that sampled the rollout, unchanged since.
-        advantages: (P G,), one a response.
+        rewards: (P, G).
         generator: for rules that draw at random.
+        entropies: mean entropy of every earlier batch when it was sampled, for rules that look back; nats.
 
     Raises:
         FloatingPointError: a gradient that is not finite; the policy is left as it was before that update.
     """
-    advantages = advantages.unsqueeze(-1).expand(rollout.mask.shape)
-    clip = {"clip_low": config.clip_low, "clip_high": config.clip_high}
-    reports = []
+    reports: list[UpdateReport] = []
     for number in range(config.updates):
-        with torch.no_grad():
-            logits = response_logits(policy, rollout.prompts, rollout.tokens) if number else rollout.logits
-            statistics = token_statistics(logits, rollout.tokens, temperature=rollout.temperature)
-        batch = TokenBatch(statistics, rollout.log_prob, advantages, rollout.mask)
-        weights = config.rule(batch, generator).to(logits.dtype)
-        loss = surrogate_loss(
-            _log_prob_with_gradient(policy, rollout, statistics.log_prob, (weights * advantages != 0) & rollout.mask),
-            rollout.log_prob,
-            advantages,
-            rollout.mask,
-            weights,
-            aggregation=config.aggregation,
-            denominator=config.denominator,
-            **clip,
-        )
-        optimizer.zero_grad()
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm)
-        if not norm.isfinite():
-            raise FloatingPointError(f"the gradient norm is {norm}; the rewards or the policy are not finite")
-        optimizer.step()
-        clipped = is_clipped(batch.ratio, advantages, **clip) & rollout.mask
-        reports.append(UpdateReport(statistics, logits, batch.ratio, weights, clipped, norm.item()))
+        first = reports[0].batch if reports else None
+        batch, logits = observe(policy, rollout, rewards, config, first=first, update=number, entropies=entropies)
+        terms = config.rule(batch, generator)
+        norm = ascend(policy, optimizer, rollout, batch, terms, config)
+        reports.append(UpdateReport(batch, logits, terms, norm))
     return reports
 
 
-def _log_prob_with_gradient(policy: PreTrainedModel, rollout: Rollout, log_prob: Tensor, counts: Tensor) -> Tensor:
-    """`log_prob` with the rows of every group that has a token in `counts` recomputed with gradient."""
+def observe(
+    policy: PreTrainedModel,
+    rollout: Rollout,
+    rewards: Tensor,
+    config: StepConfig,
+    *,
+    first: TokenBatch | None = None,
+    update: int = 0,
+    entropies: tuple[float, ...] = (),
+) -> tuple[TokenBatch, Tensor]:
+    """The batch as a rule sees it, and its logits (N, T, V).
+
+    `first` is the batch before its first update; without it the policy is still the one that sampled, and the logits
+    are those of the rollout. Other arguments as in `update`.
+    """
+    with torch.no_grad():
+        logits = response_logits(policy, rollout.prompts, rollout.tokens) if first else rollout.logits
+        statistics = token_statistics(logits, rollout.tokens, temperature=rollout.temperature)
+    shape = rollout.mask.shape
+    advantages = group_advantages(rewards, correction=config.correction)
+    batch = TokenBatch(
+        statistics=statistics,
+        old=first.old if first else statistics,
+        advantages=advantages.flatten().unsqueeze(-1).expand(shape),
+        rewards=rewards.flatten().unsqueeze(-1).expand(shape),
+        mask=rollout.mask,
+        groups=torch.arange(len(rewards)).repeat_interleave(rollout.group_size),
+        update=update,
+        entropies=first.entropies if first else (*entropies, statistics.entropy[rollout.mask].mean().item()),
+    )
+    return batch, logits
+
+
+def ascend(
+    policy: PreTrainedModel,
+    optimizer: torch.optim.Optimizer,
+    rollout: Rollout,
+    batch: TokenBatch,
+    terms: Terms,
+    config: StepConfig,
+) -> float:
+    """One optimizer step on the objective that `terms` make; returns the gradient's norm before clipping.
+
+    Only groups with a token that counts are put through the policy (a group whose rewards are all alike has advantage
+    0). Where no token counts there is no step: momentum alone shall not move the policy.
+    """
+    counts = rollout.mask & ((terms.of_log_prob(batch) != 0) | (terms.entropy != 0))
     groups = counts.view(len(rollout.prompts), -1).any(-1)
-    groups[0] |= ~groups.any()  # a batch without any still needs a gradient, of zeros
+    if not groups.any():
+        return 0.0
     rows = groups.repeat_interleave(rollout.group_size)
-    tokens = rollout.tokens[rows]
-    logits = response_logits(policy, rollout.prompts[groups], tokens)
-    recomputed = token_statistics(logits, tokens, temperature=rollout.temperature).log_prob
-    return log_prob.index_put((rows.nonzero().squeeze(-1),), recomputed)
+    logits = response_logits(policy, rollout.prompts[groups], rollout.tokens[rows])
+    statistics = token_statistics(logits, rollout.tokens[rows], temperature=rollout.temperature)
+    where = (rows.nonzero().squeeze(-1),)
+    log_prob = batch.statistics.log_prob.index_put(where, statistics.log_prob)
+    entropies = batch.statistics.entropy
+    if (terms.entropy != 0).any():
+        entropies = entropies.index_put(where, theory.entropy(logits / rollout.temperature))
+    optimizer.zero_grad()
+    value = loss(log_prob, entropies, batch, terms, aggregation=config.aggregation, denominator=config.denominator)
+    value.backward()
+    norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm)
+    if not norm.isfinite():
+        raise FloatingPointError(f"the gradient norm is {norm}; the rewards or the policy are not finite")
+    optimizer.step()
+    return norm.item()

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from entropy_dynamics import theory
 from entropy_dynamics.rollout import Rollout, response_logits
 
 
@@ -28,9 +29,14 @@ class Entry:
 
 def mean_entropy(policy: PreTrainedModel, rollout: Rollout) -> Tensor:
     """The mean entropy over all response tokens' states at the sampling temperature; a differentiable scalar."""
-    log_p = (response_logits(policy, rollout.prompts, rollout.tokens) / rollout.temperature).log_softmax(-1)
-    entropy = -(log_p.exp() * log_p).sum(-1)
-    return entropy[rollout.mask].mean()
+    logits = response_logits(policy, rollout.prompts, rollout.tokens) / rollout.temperature
+    return theory.entropy(logits)[rollout.mask].mean()
+
+
+@torch.no_grad()
+def state_entropies(policy: PreTrainedModel, rollout: Rollout) -> Tensor:
+    """(N, T): the entropy of every response token's state at the sampling temperature, in nats."""
+    return theory.entropy(response_logits(policy, rollout.prompts, rollout.tokens) / rollout.temperature)
 
 
 @contextmanager

@@ -1,38 +1,127 @@
-"""Token rules: functions from a batch of sampled tokens to a weight for each token's loss.
+"""The rules that act on single tokens of a GRPO batch, the paper's and its rivals', each one small pure function.
 
-Every rule has the signature rule(batch, generator, **options) -> weights of the batch's shape; `RULES` lists them.
+A rule has the signature rule(batch, generator, **options) and returns the weight of each token's surrogate, or `Terms`
+where the method adds something to the objective. All maximise the mean over response tokens of
+
+    weights r A + log_prob log p + entropy H
+
+whose coefficients are constants: a token that PPO's clip would leave without a gradient simply has weight 0. "As
+reported" marks formulas known from papers' texts, "as in its code" those read in the authors' source.
 """
 
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 from torch import Tensor
 
+from entropy_dynamics import clipping
 from entropy_dynamics.token_statistics import TokenStatistics
 
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """What a rule may look at; every tensor is (N, T), one row a response, and carries no gradient."""
+    """What a rule may look at; tensors are (N, T), one row a response, and carry no gradient."""
 
-    statistics: TokenStatistics  # of the policy that is trained, at the sampling temperature
-    old_log_prob: Tensor  # log-probability of each token when it was sampled
-    advantages: Tensor  # of each token's response
-    mask: Tensor  # bool: the tokens that count
+    statistics: TokenStatistics  # of the policy that is about to be updated, at the sampling temperature
+    old: TokenStatistics  # of the policy that the tokens were sampled from
+    advantages: Tensor  # A of each token's response
+    rewards: Tensor  # R of each token's response
+    mask: Tensor  # bool: the response tokens
+    groups: Tensor  # (N,) integer: the group of each response
+    update: int = 0  # how many updates on this batch came before
+    entropies: tuple[float, ...] = ()  # mean entropy of every batch so far, when sampled, this one last; nats
 
     @property
     def ratio(self) -> Tensor:
         """The importance ratio r."""
-        return (self.statistics.log_prob - self.old_log_prob).exp()
+        return (self.statistics.log_prob - self.old.log_prob).exp()
 
 
-def grpo(batch: TokenBatch, generator: torch.Generator) -> Tensor:
-    """Every token counts in full."""
-    return batch.mask
+class Terms(NamedTuple):
+    """Coefficients of the objective, (N, T) floats, constants to the gradient."""
+
+    weights: Tensor  # of r A
+    log_prob: Tensor  # of log p
+    entropy: Tensor  # of H, the entropy of the token's state
+
+    def of_log_prob(self, batch: TokenBatch) -> Tensor:
+        """The whole coefficient of each token's grad log p: weights r A + log_prob, 0 outside the mask."""
+        return torch.where(batch.mask, self.weights * batch.ratio * batch.advantages + self.log_prob, 0.0)
+
+
+def grpo(batch: TokenBatch, generator: torch.Generator, *, clip_low: float = 0.2, clip_high: float = 0.2) -> Tensor:
+    """GRPO with PPO's clip (arXiv 1707.06347, 2402.03300), see `is_clipped`; 0.2 on both sides is the usual choice.
+
+    Clip-higher (DAPO, arXiv 2503.14476) is clip_high = 0.28; arXiv 2509.26114 studies both bounds.
+    """
+    return batch.mask & ~is_clipped(batch.ratio, batch.advantages, clip_low=clip_low, clip_high=clip_high)
+
+
+def is_clipped(ratio: Tensor, advantages: Tensor, *, clip_low: float = 0.2, clip_high: float = 0.2) -> Tensor:
+    """Whether PPO's clip takes away the gradient: r > 1 + clip_high with A > 0, or r < 1 - clip_low with A < 0."""
+    return ((advantages > 0) & (ratio > 1 + clip_high)) | ((advantages < 0) & (ratio < 1 - clip_low))
+
+
+def on_policy(batch: TokenBatch, generator: torch.Generator) -> Tensor:
+    """Strictly on-policy GRPO: one update per batch of rollouts, none once the policy has moved away from it."""
+    return batch.mask & (batch.update == 0)
+
+
+def clip_b(
+    batch: TokenBatch,
+    generator: torch.Generator,
+    *,
+    mu: float,
+    reading: Literal["released", "two-sided"] = "released",
+) -> Tensor:
+    """Clip_B on top of GRPO; see `clipping.clip_b`."""
+    return grpo(batch, generator) & clipping.clip_b(
+        batch.statistics, batch.advantages, batch.mask, mu=mu, reading=reading
+    )
+
+
+def clip_v(
+    batch: TokenBatch,
+    generator: torch.Generator,
+    *,
+    mu: float,
+    max_fraction: float | None = None,
+    reading: Literal["released", "two-sided"] = "released",
+) -> Tensor:
+    """Clip_V on top of GRPO; see `clipping.clip_v`."""
+    return grpo(batch, generator) & clipping.clip_v(
+        batch.statistics, batch.advantages, batch.mask, mu=mu, max_fraction=max_fraction, reading=reading
+    )
+
+
+def matched_mask(
+    batch: TokenBatch,
+    generator: torch.Generator,
+    *,
+    like: Literal["clip_b", "clip_v"],
+    mu: float,
+    reading: Literal["released", "two-sided"] = "released",
+    choice: Literal["random", "rarest"],
+) -> Tensor:
+    """The control of a clipping method: mask as many tokens of each sign of A as it would mask here, but other ones.
+
+    "random" draws them, "rarest" takes those of the lowest probability.
+    """
+    keep = {"clip_b": clipping.clip_b, "clip_v": clipping.clip_v}[like](
+        batch.statistics, batch.advantages, batch.mask, mu=mu, reading=reading
+    )
+    masked = torch.zeros_like(batch.mask)
+    for side in (batch.advantages > 0, batch.advantages < 0, batch.advantages == 0):
+        candidates, count = batch.mask & side, int((batch.mask & side & ~keep).sum())
+        if choice == "random":
+            masked |= random_subset(candidates, count, generator)
+        else:
+            masked |= largest(-batch.statistics.log_prob, candidates, count)
+    return grpo(batch, generator) & ~masked
 
 
 def intervention(
@@ -55,7 +144,171 @@ def intervention(
     selected = side & (value > 0 if sign == "above" else value < 0)
     if at_random:
         selected = random_subset(side, int(selected.sum()), generator)
-    return selected if action == "keep" else batch.mask & ~selected
+    return grpo(batch, generator) & (selected if action == "keep" else ~selected)
+
+
+def top_entropy(batch: TokenBatch, generator: torch.Generator, *, fraction: float = 0.2) -> Tensor:
+    """80/20 (arXiv 2506.01939, as reported): only the `fraction` of tokens in the states of highest entropy count."""
+    count = int(fraction * int(batch.mask.sum()))
+    return grpo(batch, generator) & largest(batch.statistics.entropy, batch.mask, count)
+
+
+def clip_cov(
+    batch: TokenBatch,
+    generator: torch.Generator,
+    *,
+    fraction: float = 2e-4,
+    low: float = 1.0,
+    high: float = 5.0,
+    clip: float = 1.0,
+) -> Tensor:
+    """Clip-Cov (arXiv 2505.22617, as in its code): no weight for a few random tokens of high covariance.
+
+    c = (A - mean A)(log p - mean log p), means over the batch; max(1, floor(fraction n)) of the tokens with
+    low < c < high that PPO's clip left alone are drawn. Its scripts set PPO's clip to 1.
+    """
+    kept = grpo(batch, generator, clip_low=clip, clip_high=clip)
+    c = covariance(batch)
+    candidates = kept & (c > low) & (c < high)
+    count = max(1, int(fraction * int(batch.mask.sum())))
+    return kept & ~random_subset(candidates, min(count, int(candidates.sum())), generator)
+
+
+def kl_cov(batch: TokenBatch, generator: torch.Generator, *, fraction: float = 2e-3, coefficient: float = 1.0) -> Terms:
+    """KL-Cov (arXiv 2505.22617, as in its code): tokens of the highest covariance are held near the sampling policy.
+
+    The max(1, floor(fraction n)) tokens of largest c (see `clip_cov`) get -coefficient |log p - log p_old|; there is no
+    PPO clip. `fraction` as for its 7B model. Where r = 1 the added term has no gradient.
+    """
+    chosen = largest(covariance(batch), batch.mask, max(1, int(fraction * int(batch.mask.sum()))))
+    direction = (batch.statistics.log_prob - batch.old.log_prob).sign()
+    return _terms(batch, batch.mask, log_prob=-coefficient * direction * chosen)
+
+
+def advantage_reweighting(batch: TokenBatch, generator: torch.Generator, *, a: float = 0.2) -> Tensor:
+    """Advantage reweighting (arXiv 2505.12929, as in its code): weight a p + 1 - a, p when sampled."""
+    return grpo(batch, generator) * (a * batch.old.log_prob.exp() + 1 - a)
+
+
+def rare_positives(batch: TokenBatch, generator: torch.Generator, *, strength: float = 1.0) -> Tensor:
+    """Probability-weighted updates (the paper's reading): rewarded tokens get weight 1 + strength (1 - p)."""
+    boost = strength * (1 - batch.statistics.log_prob.exp()) * (batch.advantages > 0)
+    return grpo(batch, generator) * (1 + boost)
+
+
+def w_reinforce(batch: TokenBatch, generator: torch.Generator, *, positive: float = 0.1) -> Terms:
+    """W-REINFORCE (arXiv 2506.01347, as in its code): A = positive for a right response and -1 for a wrong one.
+
+    positive = 0 is NSR, which learns from wrong responses alone. There is no group baseline; PPO's clip stays.
+    """
+    advantages = positive * batch.rewards - (1 - batch.rewards)
+    kept = batch.mask & ~is_clipped(batch.ratio, advantages)
+    return _terms(batch, torch.zeros_like(kept), log_prob=kept * batch.ratio * advantages)
+
+
+def ce_gppo(
+    batch: TokenBatch,
+    generator: torch.Generator,
+    *,
+    beta_low: float = 0.75,
+    beta_high: float = 1.0,
+    clip_low: float = 0.2,
+    clip_high: float = 0.2,
+) -> Tensor:
+    """CE-GPPO (arXiv 2509.20712, as in its code): clipped tokens keep a bounded gradient.
+
+    Where PPO clips, r in the gradient is replaced by beta_low (1 - clip_low) for A < 0 and beta_high (1 + clip_high)
+    for A > 0.
+    """
+    bounded = torch.where(batch.advantages > 0, beta_high * (1 + clip_high), beta_low * (1 - clip_low)) / batch.ratio
+    clipped = is_clipped(batch.ratio, batch.advantages, clip_low=clip_low, clip_high=clip_high)
+    return batch.mask * torch.where(clipped, bounded, 1.0)
+
+
+def gspo(batch: TokenBatch, generator: torch.Generator, *, clip_low: float = 3e-4, clip_high: float = 4e-4) -> Tensor:
+    """GSPO (arXiv 2507.18071, as reported): the ratio of a sequence, s = exp(mean log r), replaces r and is clipped."""
+    log_ratio = (batch.statistics.log_prob - batch.old.log_prob).where(batch.mask, 0.0)
+    s = (log_ratio.sum(-1) / batch.mask.sum(-1).clamp(min=1)).exp().unsqueeze(-1)
+    kept = batch.mask & ~is_clipped(s, batch.advantages, clip_low=clip_low, clip_high=clip_high)
+    return kept * s / batch.ratio.where(batch.mask, 1.0)
+
+
+def entropy_ratio_clipping(
+    batch: TokenBatch, generator: torch.Generator, *, low: float = 0.95, high: float = 1.05
+) -> Tensor:
+    """Entropy-ratio clipping (arXiv 2512.05591, as in its code): no weight where H / H_old is outside (low, high)."""
+    ratio = batch.statistics.entropy / batch.old.entropy
+    return grpo(batch, generator) & ~((ratio < low) | (ratio > high))
+
+
+def opefo(batch: TokenBatch, generator: torch.Generator) -> Tensor:
+    """OPEFO (arXiv 2605.11491, as reported): scale entropy-raising tokens up and lowering ones down until they balance.
+
+    With F and R the totals of |r A D| over the tokens that lower and raise entropy, l = (F - R) / (F + R), the weights
+    are 1 + l where entropy rises and 1 - l where it falls; then F (1 - l) = R (1 + l).
+    """
+    kept = grpo(batch, generator)
+    effect = torch.where(kept, -batch.ratio * batch.advantages * batch.statistics.centred, 0.0)
+    rising, falling = effect.clamp(min=0).sum(), -effect.clamp(max=0).sum()
+    scale = (falling - rising) / (falling + rising).clamp(min=torch.finfo(effect.dtype).tiny)
+    return kept * (1 + scale * effect.sign())
+
+
+def repo(batch: TokenBatch, generator: torch.Generator, *, beta: float = 0.01) -> Terms:
+    """REPO (arXiv 2603.11682, as reported): A' = A - beta (log p + H), whose mean effect is that of an entropy bonus.
+
+    Its strength is ours: that of the fixed entropy bonus here.
+    """
+    shift = -beta * (batch.statistics.log_prob + batch.statistics.entropy)
+    kept = batch.mask & ~is_clipped(batch.ratio, batch.advantages + shift)
+    return _terms(batch, kept, log_prob=kept * batch.ratio * shift.where(batch.mask, 0.0))
+
+
+def steer(batch: TokenBatch, generator: torch.Generator, *, smallest: float = 0.8) -> Tensor:
+    """STEER (arXiv 2510.10150, as in its code): weight exp(-k |W|), W = (A / p_old) p (1 - p)(log p + H).
+
+    k is such that the token with the largest |W| of the batch gets the weight `smallest`.
+    """
+    p = batch.statistics.log_prob.exp()
+    surprise = batch.statistics.log_prob + batch.statistics.entropy
+    w = (batch.advantages * batch.ratio * (1 - p) * surprise).abs().where(batch.mask, 0.0)
+    return grpo(batch, generator) * smallest ** (w / w.max().clamp(min=torch.finfo(w.dtype).tiny))
+
+
+def covariance_aware(batch: TokenBatch, generator: torch.Generator) -> Tensor:
+    """Covariance-aware GRPO (arXiv 2605.11538, as reported): weight exp(-c^2 / 2 sigma^2), scaled to mean 1.
+
+    c as in `clip_cov`; sigma its deviation over the batch.
+    """
+    c = covariance(batch)
+    weights = (-0.5 * (c / c[batch.mask].std(correction=0).clamp(min=1e-6)).square()).exp()
+    return grpo(batch, generator) * weights / weights[batch.mask].mean()
+
+
+def entropy_bonus(batch: TokenBatch, generator: torch.Generator, *, coefficient: float = 0.01) -> Terms:
+    """GRPO with an entropy bonus: + coefficient H at every response token's state."""
+    return _terms(batch, grpo(batch, generator), entropy=coefficient * batch.mask)
+
+
+def adaptive_entropy_bonus(
+    batch: TokenBatch, generator: torch.Generator, *, target: float = 0.2, step: float = 0.005
+) -> Terms:
+    """An entropy bonus whose coefficient follows entropy (Skywork-OR1, arXiv 2505.22312, as reported).
+
+    From 0 it rises by `step` after each batch whose mean entropy is below `target` and falls by `step`, not below 0,
+    after each above; it applies only while entropy is at most the target.
+    """
+    coefficient = 0.0
+    for entropy in batch.entropies:
+        coefficient = max(0.0, coefficient + (step if entropy < target else -step))
+    active = bool(batch.entropies) and batch.entropies[-1] <= target
+    return _terms(batch, grpo(batch, generator), entropy=coefficient * active * batch.mask)
+
+
+def covariance(batch: TokenBatch) -> Tensor:
+    """(A - mean A)(log p - mean log p) of each token, means over the batch (arXiv 2505.22617)."""
+    a, log_p = batch.advantages, batch.statistics.log_prob
+    return ((a - a[batch.mask].mean()) * (log_p - log_p[batch.mask].mean())).where(batch.mask, 0.0)
 
 
 def random_subset(candidates: Tensor, count: int, generator: torch.Generator) -> Tensor:
@@ -64,12 +317,54 @@ def random_subset(candidates: Tensor, count: int, generator: torch.Generator) ->
     if not 0 <= count <= len(places):
         raise ValueError(f"count is {count}, expected 0 to {len(places)}, the number of candidates")
     chosen = places[torch.randperm(len(places), generator=generator)[:count]]
-    subset = torch.zeros(candidates.numel(), dtype=torch.bool)
-    subset[chosen] = True
-    return subset.view_as(candidates)
+    return torch.zeros_like(candidates).flatten().index_fill(0, chosen, True).view_as(candidates)
 
 
-RULES: dict[str, Callable[..., Tensor]] = {"grpo": grpo, "intervention": intervention}
+def largest(values: Tensor, candidates: Tensor, count: int) -> Tensor:
+    """A bool mask of the `count` true entries of `candidates` with the largest values; the first of equals."""
+    places = candidates.flatten().nonzero().squeeze(-1)
+    order = values.flatten()[places].argsort(descending=True, stable=True)
+    return torch.zeros_like(candidates).flatten().index_fill(0, places[order[:count]], True).view_as(candidates)
+
+
+def _terms(
+    batch: TokenBatch, weights: Tensor, *, log_prob: Tensor | None = None, entropy: Tensor | None = None
+) -> Terms:
+    """Terms as floats, 0 where nothing is given."""
+    zero = torch.zeros_like(batch.advantages)
+    return Terms(
+        weights.to(zero.dtype),
+        zero if log_prob is None else log_prob.to(zero.dtype),
+        zero if entropy is None else entropy.to(zero.dtype),
+    )
+
+
+RULES: dict[str, Callable[..., Tensor | Terms]] = {
+    rule.__name__: rule
+    for rule in (
+        grpo,
+        on_policy,
+        clip_b,
+        clip_v,
+        matched_mask,
+        intervention,
+        top_entropy,
+        clip_cov,
+        kl_cov,
+        advantage_reweighting,
+        rare_positives,
+        w_reinforce,
+        ce_gppo,
+        gspo,
+        entropy_ratio_clipping,
+        opefo,
+        repo,
+        steer,
+        covariance_aware,
+        entropy_bonus,
+        adaptive_entropy_bonus,
+    )
+}
 
 
 class Rule(BaseModel):
@@ -92,5 +387,6 @@ class Rule(BaseModel):
         object.__setattr__(self, "options", complete.model_dump())
         return self
 
-    def __call__(self, batch: TokenBatch, generator: torch.Generator) -> Tensor:
-        return RULES[self.name](batch, generator, **self.options)
+    def __call__(self, batch: TokenBatch, generator: torch.Generator) -> Terms:
+        result = RULES[self.name](batch, generator, **self.options)
+        return result if isinstance(result, Terms) else _terms(batch, result)

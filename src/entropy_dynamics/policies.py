@@ -1,6 +1,7 @@
 """The small policy: a Llama of about 0.36 M parameters, and its warm start on noisy demonstrations."""
 
 import random
+from typing import Annotated
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -16,9 +17,11 @@ class WarmStart(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    size: int = Field(default=3, ge=2, le=4, description="numbers in a problem")
+    sizes: tuple[Annotated[int, Field(ge=2, le=4)], ...] = Field(
+        default=(3, 4), min_length=1, description="numbers in a problem, one drawn a step"
+    )
     seed: int = Field(default=0, ge=0)
-    steps: int = Field(default=450, ge=0)
+    steps: int = Field(default=900, ge=0)
     prompts: int = Field(default=64, ge=1, description="problems in a step")
     demonstrations: int = Field(default=4, ge=1, description="demonstrations of each problem in a step")
     learning_rate: float = Field(default=3e-3, gt=0)
@@ -60,13 +63,13 @@ def warm_start(config: WarmStart) -> dict[str, Tensor]:
     Adam with a linearly falling learning rate on the mean negative log-likelihood of the response tokens.
     """
     policy = build_policy(config)
-    problems = tasks.split(config.size).training
-    solutions = tasks.solutions(config.size)
     rng = random.Random(config.seed)
     optimizer = torch.optim.Adam(policy.parameters(), lr=config.learning_rate)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, max(1, config.steps))
     for _ in range(config.steps):
-        chosen = rng.choices(problems, k=config.prompts)
+        size = rng.choice(config.sizes)
+        solutions = tasks.solutions(size)
+        chosen = rng.choices(tasks.split(size).training, k=config.prompts)
         demonstrations = [
             tasks.random_expression(problem, rng) if rng.random() < config.noise else rng.choice(solutions[problem])
             for problem in chosen

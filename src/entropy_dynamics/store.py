@@ -49,16 +49,26 @@ def digest(value: Any) -> str:
 
 
 class Store:
-    """Records in the folder `root`."""
+    """Records in the folder `root`, and below it those in the folder `committed`, which is only read.
 
-    def __init__(self, root: str | Path):
+    Committed records have lost their tensors, which would be large; who needs them asks `working()`.
+    """
+
+    def __init__(self, root: str | Path, committed: str | Path | None = None):
         self.root = Path(root)
+        self.committed = Path(committed) if committed else None
+
+    def working(self) -> "Store":
+        """The same store without the committed records."""
+        return Store(self.root)
 
     def get(self, key: str) -> Record | None:
-        """The record, or None if there is none that passes all checks; a bad one goes to quarantine/."""
-        path = self._path(key)
-        if not path.is_file():
-            return None
+        """The record, or None if there is none that passes all checks; a bad one goes to quarantine/.
+
+        A bad record among the committed ones stays where it is and is reported.
+        """
+        if not self._path(key).is_file():
+            return self._get_committed(key)
         try:
             return self._read(key)
         except (ValueError, KeyError, TypeError, AttributeError, FileNotFoundError, SafetensorError) as error:
@@ -66,6 +76,22 @@ class Store:
             return None
         except OSError as error:  # says nothing against the record
             raise StoreError(f"cannot read record {key} in {self.root}: {error}") from error
+
+    def _get_committed(self, key: str) -> Record | None:
+        if self.committed is None or not (self.committed / f"{key}.json").is_file():
+            return None
+        try:
+            return Store(self.committed)._read(key)
+        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+            _log.warning("committed record %s is bad (%s: %s); not used", key, type(error).__name__, error)
+            return None
+
+    def export(self, key: str, folder: Path) -> None:
+        """Write a record, without its tensors, to a folder that can serve as `committed`."""
+        record = self.get(key)
+        if record is None:
+            raise StoreError(f"there is no record {key} in {self.root} to export")
+        Store(folder).put(key, Record(record.document, {}))
 
     def put(self, key: str, record: Record, *, seconds: float | None = None) -> None:
         """Write a record; the document last, so that it vouches for its tensors.
@@ -82,7 +108,7 @@ class Store:
             "tensors_sha256": hashlib.sha256(tensors).hexdigest(),
             "document": record.document,
         }
-        text = json.dumps(entry, sort_keys=True, allow_nan=False) + "\n"
+        text = canonical(entry) + "\n"
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             if tensors:

@@ -1,0 +1,105 @@
+"""Clip_B and Clip_V: which tokens of a batch lose their gradient because their discriminator is an outlier.
+
+Both are the paper's (arXiv 2602.03392). The paper describes outlier masking in general ("two-sided" here); the released
+code masks only penalised tokens far below the rest ("released"). The statistics are over all response tokens of the
+batch: whoever splits a batch over devices must gather them first.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from entropy_dynamics.token_statistics import TokenStatistics
+
+# The released configurations. mu has no default here: it is a choice to be made for each task.
+CLIP_B_MU = 2.5  # 16 responses a group
+CLIP_V_MU = 8.5  # 8 responses a group; the released class itself defaults to 2.0
+CLIP_V_MAX_FRACTION = 1e-4  # of the response tokens; at least one token may go
+SMALLEST_SIGMA = 1e-12  # below it no token is an outlier
+
+READINGS = ("released", "two-sided")
+
+
+def clip_b(
+    statistics: TokenStatistics, advantages: Tensor, mask: Tensor, *, mu: float, reading: str = "released"
+) -> Tensor:
+    """Clip_B: judge S_* by its mean and deviation over the batch.
+
+    With z_t = S_*^t - mean S_* and sigma the population deviation of S_*, "released" masks tokens with A < 0 and
+    z_t < -mu sigma, "two-sided" every token with |z_t| > mu sigma.
+
+    Args:
+        statistics: of the sampled tokens, each of the mask's shape; nats.
+        advantages: broadcasts to the mask's shape.
+        mask: bool, the response tokens.
+        mu: the threshold in deviations, positive; `CLIP_B_MU` as released.
+        reading: "released" or "two-sided".
+
+    Returns:
+        bool, of the mask's shape: the response tokens that keep their gradient. All of them where sigma < 1e-12.
+
+    Raises:
+        ValueError: mu that is not positive and finite, an unknown reading, a mask that is not bool, shapes that do not
+            fit, or statistics of response tokens that are not finite.
+    """
+    _check(statistics.discriminator, mask, mu, reading)
+    values = statistics.discriminator.double()
+    z = values - values[mask].mean()
+    return mask & ~_outliers(z, mu * _sigma(values[mask]), advantages, reading)
+
+
+def clip_v(
+    statistics: TokenStatistics,
+    advantages: Tensor,
+    mask: Tensor,
+    *,
+    mu: float,
+    max_fraction: float | None = None,
+    reading: str = "released",
+) -> Tensor:
+    """Clip_V: judge D = S_* - E_p[S] by zero and its deviation over the batch.
+
+    With sigma the population deviation of D, "released" masks tokens with A < 0 and D_t < -mu sigma, "two-sided" every
+    token with |D_t| > mu sigma. Arguments, result and errors as in `clip_b`; besides:
+
+    Args:
+        max_fraction: at most max(1, floor(max_fraction n)) of the n response tokens are masked, those with the largest
+            |D| first; in (0, 1], `CLIP_V_MAX_FRACTION` as released, None for no cap.
+    """
+    _check(statistics.centred, mask, mu, reading)
+    if max_fraction is not None and not 0 < max_fraction <= 1:
+        raise ValueError(f"max_fraction is {max_fraction}, expected above 0 and at most 1, or None")
+    centred = statistics.centred.double()
+    threshold = mu * _sigma(centred[mask])
+    outliers = mask & _outliers(centred, threshold, advantages, reading)
+    if max_fraction is not None:
+        allowed = max(1, math.floor(max_fraction * int(mask.sum())))
+        places = outliers.flatten().nonzero().squeeze(-1)
+        order = centred.flatten()[places].abs().argsort(descending=True, stable=True)
+        outliers = torch.zeros_like(outliers).flatten().index_fill(0, places[order[:allowed]], True).view_as(mask)
+    return mask & ~outliers
+
+
+def _sigma(values: Tensor) -> float:
+    """The population deviation; infinity, which no token exceeds, where it is as good as zero."""
+    sigma = values.std(correction=0).item() if values.numel() else 0.0
+    return sigma if sigma >= SMALLEST_SIGMA else math.inf
+
+
+def _outliers(values: Tensor, threshold: float, advantages: Tensor, reading: str) -> Tensor:
+    if reading == "two-sided":
+        return values.abs() > threshold
+    return (advantages < 0) & (values < -threshold)
+
+
+def _check(values: Tensor, mask: Tensor, mu: float, reading: str) -> None:
+    if not (mu > 0 and math.isfinite(mu)):
+        raise ValueError(f"mu is {mu}, expected a positive number; the released code uses {CLIP_B_MU} and {CLIP_V_MU}")
+    if reading not in READINGS:
+        raise ValueError(f"unknown reading {reading!r}; choose from {', '.join(READINGS)}")
+    if mask.dtype != torch.bool or values.shape != mask.shape:
+        shapes = f"{tuple(values.shape)}, got {mask.dtype} of {tuple(mask.shape)}"
+        raise ValueError(f"expected a bool mask of the statistics' shape {shapes}")
+    if not values[mask].isfinite().all():
+        raise ValueError("the statistics of some response tokens are not finite; check the logits they come from")
