@@ -82,3 +82,10 @@ def test_bootstrap_is_reproducible_and_refuses_bad_scores():
     for bad in (np.zeros(3), np.zeros((0, 3)), np.full((2, 2), np.nan)):
         with pytest.raises(ValueError, match="scores must be finite"):
             evaluation.bootstrap_interval(bad)
+
+
+def test_probability_of_improvement_by_hand():
+    assert evaluation.probability_of_improvement([2, 3], [1, 3]) == (1 + 1 + 0 + 0.5) / 4
+    assert evaluation.probability_of_improvement([1], [2]) == 0
+    with pytest.raises(ValueError, match="got 0 and 1"):
+        evaluation.probability_of_improvement([], [2])

@@ -178,7 +178,7 @@ def test_committed_records_are_used_without_their_tensors_and_never_written(stor
     layered = Store(tmp_path / "other", committed)
     assert same(layered.get(KEY), Record(RECORD.document, {}))
     assert not (tmp_path / "other").exists() and layered.working().get(KEY) is None
-    with pytest.raises(StoreError, match="no record .* to export"):
+    with pytest.raises(StoreError, match=r"no record .* to export"):
         layered.export("0" * 64, committed)
     before = (committed / f"{KEY}.json").read_bytes()
     (committed / f"{KEY}.json").write_bytes(before.replace(b"0.1", b"0.2"))

@@ -7,10 +7,15 @@ from entropy_dynamics import tables
 from entropy_dynamics.store import Record
 
 
+def evaluated(correct, *, step=10, size=3, temperature=1.0, samples=4):
+    evaluation = {"step": step, "size": size, "temperature": temperature, "samples": samples, "entropy": 0.5}
+    return evaluation | {"correct": correct, "distinct": [min(c, 2) for c in correct]}
+
+
 def record(entropy, correct):
     series = {"entropy": entropy, "ledger_measured": [-0.2, None, -0.1], "ledger_parameters": [-0.1, None, -0.1]}
     series["ledger_logits"] = [-0.002, None, -0.001]
-    evaluation = {"samples": 4, "correct": correct, "distinct": [1, 0], "entropy": 0.5}
+    evaluation = evaluated(correct) | {"distinct": [1, 0]}
     return Record({"series": series, "evaluations": [evaluation]}, {})
 
 
@@ -57,3 +62,109 @@ def test_condition_bands_by_hand():
     bands = tables.condition_bands(series, {("positive", "above"): "title"})
     assert bands.family.tolist() == ["keep S", "GRPO"] and bands["mean"].tolist() == [1.5, 1.0]
     assert bands.low[0] == pytest.approx(1.5 - 12.7062 * 0.5) and bands.high[1] == 1.0
+
+
+def test_every_evaluation_has_a_row():
+    document = {"evaluations": [evaluated([0, 4]), evaluated([2, 2], size=4)]}
+    table = tables.evaluation_table({("a", 0): Record(document, {})})
+    assert table["size"].tolist() == [3, 4] and table.avg.tolist() == [0.5, 0.5]
+    assert table["pass"].tolist() == [0.5, 1.0] and table.distinct.tolist() == [1, 2]
+    assert table.polarization.tolist() == [1, 0]
+
+
+def test_pass_curves_by_hand():
+    curves = tables.pass_curves({("a", 0): Record({"evaluations": [evaluated([1, 4])]}, {})})
+    assert curves.k.tolist() == [1, 2, 4]
+    assert curves["pass"].tolist() == pytest.approx([(0.25 + 1) / 2, (0.5 + 1) / 2, 1.0])
+
+
+def test_pass_rates_count_none_all_and_what_lies_between():
+    evaluations = [evaluated([0, 0, 1, 3, 4, 2, 0, 4]), evaluated([4] * 8, size=4)]
+    shares = tables.pass_rate_table({("a", 0): Record({"evaluations": evaluations}, {})}, size=3, bins=2)
+    assert dict(zip(shares.bin, shares.share)) == {"none": 3 / 8, "0": 1 / 8, "0.5": 2 / 8, "all": 2 / 8}
+
+
+def test_paired_differences_by_hand():
+    rows = [("GRPO", 0, 1.0), ("GRPO", 1, 3.0), ("x", 0, 2.0), ("x", 1, 3.0)]
+    table = tables.paired(pd.DataFrame(rows, columns=["arm", "seed", "score"]), "score")
+    row = table.loc["x"]
+    assert row["mean"] == 0.5 and row["better"] == 0.5
+    assert row["high"] - row["mean"] == pytest.approx(12.7062 * 0.5, rel=1e-4)
+    assert row["improvement"] == pytest.approx((1 + 1 + 0 + 0.5) / 4)  # 2 > 1, 3 > 1, 2 < 3, 3 = 3
+
+
+def probe_record(shift):
+    effects = {
+        "at": [4] * 3 + [4] * 3,
+        "batch": [0] * 6,
+        "update": [0] * 3 + [1] * 3,
+        "rule": [0, 1, 2] * 2,
+        "predicted": [-1.0, -1.0, 1.0, -2.0, -1.0, -4.0],
+        "adam": [-0.1, -0.1, 0.1, -0.2, -0.1 + shift, -0.4],
+        "sgd": [0.0] * 6,
+    }
+    return Record({"effects": effects}, {})
+
+
+def test_effects_are_differences_from_the_first_rule_on_the_same_batch():
+    effects = tables.effects_table({0: probe_record(0.0)}, ["GRPO", "up", "down"])
+    assert effects.method.tolist() == ["up", "down"] * 2
+    assert effects.predicted.tolist() == [0.0, 2.0, 1.0, -2.0]
+    assert effects.adam.tolist() == pytest.approx([0.0, 0.2, 0.1, -0.2])
+    with pytest.raises(ValueError, match="3 rules, expected 2 names"):
+        tables.effects_table({0: probe_record(0.0)}, ["GRPO", "up"])
+
+
+def test_the_lens_table_fits_one_factor_and_compares_signs():
+    records = {seed: probe_record(shift) for seed, shift in enumerate((0.0, 0.001, 0.002))}
+    effects = tables.effects_table(records, ["GRPO", "up", "down"])
+    table = tables.lens_table(effects[effects["update"] == 1]).set_index("method")
+    assert table.adam_predicted["up"] == pytest.approx(-table.adam_predicted["down"] / 2)
+    assert table.adam_predicted["down"] == pytest.approx(-0.2, rel=0.01)
+    assert table.adam_agrees.tolist() == [True, True] and table.adam["up"] == pytest.approx(0.101)
+    # five times as far the other way, so that the fit cannot serve both
+    backwards = effects.assign(adam=effects.adam.where(effects.method == "down", -effects.adam))
+    table = tables.lens_table(backwards[backwards["update"] == 1]).set_index("method")
+    assert table.adam_agrees.tolist() == [False, True]
+    assert set(table.sgd_agrees) == {None}
+
+
+TOKENS = pd.DataFrame(
+    {
+        "seed": 0,
+        "step": 4,
+        "update": 0,
+        "probability": [0.9, 0.1, 0.1, 0.5, 0.5, 0.5],
+        "entropy": 1.0,
+        "discriminator": [3.0, -3.0, -3.0, 0.0, 0.0, 3.0],
+        "centred": [2.0, -2.0, -2.0, 0.0, -1.0, 1.0],
+        "advantage": [1.0, 1.0, -1.0, 1.0, -1.0, -1.0],
+        "ratio": 1.0,
+    }
+)
+
+
+def test_masks_of_a_table_of_tokens():
+    masks = tables.clipping_masks(TOKENS, mu={"clip_b": 1.0, "clip_v": 1.2})
+    assert masks["Clip_B, released"].tolist() == [False, False, True, False, False, False]
+    assert masks["Clip_B, two-sided"].tolist() == [True, True, True, False, False, True]
+    assert masks["Clip_V, released"].tolist() == [False, False, True, False, False, False]  # sigma 1.49, D -2
+    table = tables.masked_summary(TOKENS, masks)
+    assert table.loc["Clip_B, released"].to_dict() == pytest.approx(
+        {"share": 1 / 6, "negative": 1, "probability": 0.1, "entropy": 1, "lowers": 1, "effect": -25}
+    )
+    parts = tables.masked_parts(TOKENS, masks["Clip_B, two-sided"])
+    assert parts.effect.to_dict() == {
+        ("A < 0", "high"): pytest.approx(12.5),
+        ("A < 0", "low"): pytest.approx(-25),
+        ("A > 0", "high"): pytest.approx(-25),
+        ("A > 0", "low"): pytest.approx(25),
+    }
+    assert parts.lowers.tolist() == [0, 1, 1, 0] and parts.tokens.tolist() == [1, 1, 1, 1]
+
+
+def test_two_batches_are_masked_apart():
+    other = TOKENS.assign(step=40, discriminator=TOKENS.discriminator + 100)
+    both = pd.concat([TOKENS, other], ignore_index=True)
+    masks = tables.clipping_masks(both, mu={"clip_b": 1.0, "clip_v": 1.2})
+    assert masks["Clip_B, two-sided"].tolist() == [True, True, True, False, False, True] * 2

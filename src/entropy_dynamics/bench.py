@@ -19,8 +19,9 @@ from itertools import pairwise
 import torch
 
 from entropy_dynamics import tasks
-from entropy_dynamics.experiment import Experiment, load_or_run, run
+from entropy_dynamics.experiment import Experiment, run
 from entropy_dynamics.policies import load_policy
+from entropy_dynamics.records import load_or_run
 from entropy_dynamics.store import Store
 
 CONFIG = Experiment(evaluation_samples=1)
@@ -37,7 +38,7 @@ TRL_SETTINGS = {
     "temperature": CONFIG.temperature,
     "top_k": 0,
     "beta": 0.0,
-    "epsilon": CONFIG.step.clip_low,
+    "epsilon": 0.2,
     "loss_type": "dapo",
     "scale_rewards": "group",
     "max_grad_norm": CONFIG.step.max_grad_norm,

@@ -229,8 +229,8 @@ CLAIMS: dict[str, Claim] = {
             "Along a GRPO run the batch means of D scatter around zero by their standard error",
             "Corollary 3.5",
             _NOTEBOOK_03,
-            "campaigns.centred_table",
-            "test_campaigns.py::test_centred_table_by_hand",
+            "tables.centred_table",
+            "test_tables.py::test_centred_table_by_hand",
         ),
         Claim(
             "length-bias-exact",

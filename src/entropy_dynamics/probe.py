@@ -30,7 +30,7 @@ class Probe(BaseModel):
     at: tuple[int, ...] = Field(default=(5, 60), min_length=1, description="steps at which probing begins")
     batches: int = Field(default=2, ge=1, description="successive batches that are probed each time")
     sgd_learning_rate: float = Field(
-        default=0.03, gt=0, description="of the trials with SGD; gradients are not clipped"
+        default=0.003, gt=0, description="of the trials with SGD; gradients are not clipped"
     )
 
 

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -43,6 +44,7 @@ def _read_sources() -> dict[str, ast.Module]:
     return trees
 
 
+@cache
 def _imports(tree: ast.Module) -> set[str]:
     """The modules of the package that a module imports."""
     found = set()
@@ -63,8 +65,8 @@ def origin(config: Config) -> dict[str, str]:
         name = waiting.pop()
         trees[name] = _SOURCES[name]
         waiting |= _imports(trees[name]) - trees.keys() - _KEEPS_FILES
-    rules = _rules_of(config)
-    code = {f"{name}.py": digest(_code(tree, rules if name == "methods" else None)) for name, tree in trees.items()}
+    rules = frozenset(_rules_of(config))
+    code = {f"{name}.py": _code_digest(tree, rules if name == "methods" else None) for name, tree in trees.items()}
     return code | {name: metadata.version(name).partition("+")[0] for name in LIBRARIES}
 
 
@@ -76,16 +78,17 @@ def _rules_of(config: Config) -> set[str]:
     return {rule.name for rule in config.rules} | _rules_of(config.experiment)
 
 
-def _code(tree: ast.Module, rules: set[str] | None) -> str:
-    """The text of a module without comments and docstrings; of `methods`, without the rules other than `rules`."""
+@cache
+def _code_digest(tree: ast.Module, rules: frozenset[str] | None) -> str:
+    """The hash of a module without comments and docstrings; of `methods`, without the rules other than `rules`."""
     bare = ast.parse(ast.unparse(_without_other_rules(tree, rules) if rules is not None else tree))
     for node in ast.walk(bare):
         if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node) is not None:
             node.body = node.body[1:] or [ast.Pass()]
-    return ast.unparse(bare)
+    return digest(ast.unparse(bare))
 
 
-def _without_other_rules(tree: ast.Module, rules: set[str]) -> ast.Module:
+def _without_other_rules(tree: ast.Module, rules: frozenset[str]) -> ast.Module:
     """Adding or mending a rule leaves the records of the others as they are."""
     functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name in RULES}
     needed, waiting = set(), rules & functions.keys()

@@ -1,0 +1,80 @@
+"""Train every run of the notebooks from nothing, and release what they need as data.
+
+    python -m entropy_dynamics.retrain
+
+trains into a fresh store, whatever is committed, and replaces the committed records and the table of tokens.
+"""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from entropy_dynamics import campaigns
+from entropy_dynamics.files import sha256, write_atomically
+from entropy_dynamics.receipts import provenance
+from entropy_dynamics.records import record_key, run_all
+from entropy_dynamics.store import Store
+from entropy_dynamics.tables import token_table
+
+TOKEN_SEEDS = (0, 1)  # two seeds keep the table at a few megabytes
+
+
+def export(store: Store, data: Path, *, seconds: float | None) -> None:
+    """Replace `data`/records and `data`/lens_tokens.csv by what the store holds; all of it or nothing.
+
+    The folder gets each record without its tensors, and origin.json: command, commit, machine, versions, wall time of
+    the whole and of each record, and the sha256 of every file.
+
+    Raises:
+        StoreError: a record of the notebooks is missing; `data` is left as it was.
+    """
+    data.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=data) as staging:
+        folder = Path(staging) / "records"
+        folder.mkdir()
+        runs = campaigns.all_runs()
+        for run in runs:
+            store.export(record_key(run), folder)
+        tokens = token_table(
+            {seed: store.get(record_key(p)) for seed, p in campaigns.probes(seeds=TOKEN_SEEDS).items()}
+        )
+        table = Path(staging) / "lens_tokens.csv"
+        tokens.to_csv(table, index=False, float_format="%.4g")
+        origin = {
+            "command": f"python -m entropy_dynamics.retrain {' '.join(sys.argv[1:])}".strip(),
+            "seconds": seconds and round(seconds),
+            "seconds_of_records": {record_key(run): store.seconds(record_key(run)) for run in runs},
+            "sha256": {path.name: sha256(path) for path in sorted([*folder.glob("*.json"), table])},
+            **provenance(),
+        }
+        write_atomically(folder / "origin.json", json.dumps(origin, indent=1, sort_keys=True) + "\n")
+        old = data / "records"
+        if old.exists():
+            os.replace(old, Path(staging) / "old")
+        os.replace(folder, old)
+        os.replace(table, data / "lens_tokens.csv")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--store", type=Path, default=Path("build/retrained"), help="working store")
+    parser.add_argument("--resume", action="store_true", help="use what the store already has")
+    parser.add_argument("--data", type=Path, default=Path("data"), help="where records are released")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")
+    options = parser.parse_args()
+    if not options.resume and options.store.exists() and any(options.store.iterdir()):
+        parser.error(f"{options.store} is not empty; remove it, or pass --resume to use what it has")
+    store = Store(options.store)
+    start = time.perf_counter()
+    run_all(campaigns.all_runs(), store, jobs=options.jobs)
+    seconds = time.perf_counter() - start
+    export(store, options.data, seconds=None if options.resume else seconds)
+    print(f"{len(campaigns.all_runs())} records in {seconds / 60:.0f} minutes; released in {options.data}")
+
+
+if __name__ == "__main__":
+    main()
