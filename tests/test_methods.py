@@ -124,7 +124,6 @@ def covariances():
 
 def test_clip_cov_draws_among_the_covariant_tokens():
     c = covariances()
-    # only two have 1 < c < 5: a rare penalised token, and none of the rewarded ones
     candidates = ((c > 0.5) & (c < 5)).nonzero().tolist()
     assert [1, 1] in candidates and len(candidates) == 2
     dropped = {
@@ -135,6 +134,10 @@ def test_clip_cov_draws_among_the_covariant_tokens():
     both = weights("clip_cov", low=0.5, fraction=0.5)
     assert (MASK & (both == 0)).nonzero().tolist() == candidates
     assert torch.equal(weights("clip_cov", low=50.0, high=60.0), MASK.double())  # no candidates, nothing dropped
+    # with PPO's usual clip, (1, 1) is clipped already and cannot be drawn
+    clipped = weights("clip_cov", low=0.5, fraction=0.5, clip=0.2)
+    (other,) = [tuple(place) for place in candidates if place != [1, 1]]
+    assert torch.equal(clipped, (MASK & ~CLIPPED).double() * keep(other))
 
 
 def test_kl_cov_holds_the_most_covariant_tokens_near_the_old_policy():

@@ -101,7 +101,7 @@ def probe_record(shift):
         "rule": [0, 1, 2] * 2,
         "predicted": [-1.0, -1.0, 1.0, -2.0, -1.0, -4.0],
         "adam": [-0.1, -0.1, 0.1, -0.2, -0.1 + shift, -0.4],
-        "sgd": [0.0] * 6,
+        "sgd": [0.0, 0.0, 0.0, 0.0, 0.0, -0.01],
     }
     return Record({"effects": effects}, {})
 
@@ -126,7 +126,12 @@ def test_the_lens_table_fits_one_factor_and_compares_signs():
     backwards = effects.assign(adam=effects.adam.where(effects.method == "down", -effects.adam))
     table = tables.lens_table(backwards[backwards["update"] == 1]).set_index("method")
     assert table.adam_agrees.tolist() == [False, True]
-    assert set(table.sgd_agrees) == {None}
+
+
+def test_predictions_that_all_point_the_wrong_way_are_no_success():
+    effects = tables.effects_table({seed: probe_record(0.0) for seed in (0, 1)}, ["GRPO", "up", "down"])
+    with pytest.raises(ValueError, match="expected a positive one"):
+        tables.lens_table(effects.assign(adam=-effects.adam))
 
 
 TOKENS = pd.DataFrame(

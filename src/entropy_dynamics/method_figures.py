@@ -1,6 +1,7 @@
 """The figures of notebooks 06 to 08: each function draws tables and returns the figure."""
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,9 @@ COLOURS = {
     "Clip_V": ACCENT,
     "random mask": NEGATIVE,
     "rarest mask": "#cc78bc",
-    "entropy bonus": "#ca9161",
+    "Clip-Cov": "#ca9161",
+    "on-policy": "#949494",
+    "entropy bonus": "#ece133",
 }
 
 
@@ -134,8 +137,7 @@ def frontier(table: pd.DataFrame) -> Figure:
         table: family, avg, pass, in the order of the strength within a family.
     """
     figure, axes = plt.subplots(figsize=(WIDTH, 4.6))
-    markers = iter("osD^v<>PX*hd")
-    palette = iter([*plt.get_cmap("tab10").colors, "black", "#555555"])
+    markers, palette = cycle("osD^v<>PX*hd"), cycle([*plt.get_cmap("tab10").colors, "black", "#d4a017", "#555555"])
     for family, line in table.groupby("family", sort=False):
         single = len(line) == 1
         axes.plot(
@@ -206,7 +208,7 @@ def differences(table: pd.DataFrame) -> Figure:
         panel.errorbar(some["mean"], rows, xerr=spread, fmt="none", ecolor=[COLOURS[arm] for arm in arms], lw=1.5)
         panel.axvline(0, color="black", lw=0.8)
         panel.set_title(quantity, fontsize=9)
-        panel.locator_params(axis="x", nbins=4)
+        panel.locator_params(axis="x", nbins=3)
         panel.set_xlabel("minus GRPO's")
     panels[0].set_yticks(rows, arms)
     return figure

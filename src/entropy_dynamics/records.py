@@ -7,6 +7,7 @@ whatever machine it was made.
 
 import ast
 import contextlib
+import logging
 import multiprocessing
 import os
 import threading
@@ -28,6 +29,7 @@ from entropy_dynamics.store import Record, Store, digest
 
 PACKAGE = Path(__file__).parent
 LIBRARIES = ("torch", "transformers", "numpy")
+_log = logging.getLogger(__name__)
 Config = WarmStart | Experiment | Probe
 _ENTRY = {WarmStart: "policies", Experiment: "experiment", Probe: "probe"}  # the module that a computation starts in
 _KEEPS_FILES = {"store", "files"}  # no result depends on them
@@ -46,9 +48,11 @@ def _read_sources() -> dict[str, ast.Module]:
 
 @cache
 def _imports(tree: ast.Module) -> set[str]:
-    """The modules of the package that a module imports."""
+    """The modules of the package that a module imports, always as `from entropy_dynamics... import`."""
     found = set()
     for node in ast.walk(tree):
+        if isinstance(node, ast.Import) and any(alias.name.startswith(PACKAGE.name) for alias in node.names):
+            raise ImportError(f"import {PACKAGE.name}... hides what a record depends on; write from ... import")
         if isinstance(node, ast.ImportFrom) and node.module and node.module.partition(".")[0] == PACKAGE.name:
             below = node.module.partition(".")[2]
             found |= {below} if below else {alias.name for alias in node.names}
@@ -81,24 +85,36 @@ def _rules_of(config: Config) -> set[str]:
 @cache
 def _code_digest(tree: ast.Module, rules: frozenset[str] | None) -> str:
     """The hash of a module without comments and docstrings; of `methods`, without the rules other than `rules`."""
-    bare = ast.parse(ast.unparse(_without_other_rules(tree, rules) if rules is not None else tree))
-    for node in ast.walk(bare):
-        if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node) is not None:
-            node.body = node.body[1:] or [ast.Pass()]
-    return digest(ast.unparse(bare))
+    return digest(_shape(_without_other_rules(tree, rules) if rules is not None else tree))
+
+
+def _shape(node: object) -> object:
+    """A syntax tree as plain lists, the same for every version of Python: no positions, docstrings or empty fields."""
+    if isinstance(node, list):
+        return [_shape(item) for item in node]
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    fields = dict(ast.iter_fields(node))
+    if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node) is not None:
+        fields["body"] = node.body[1:]
+    names = sorted(name for name, value in fields.items() if value not in (None, []) and name not in ("ctx", "kind"))
+    return [type(node).__name__, *([name, _shape(fields[name])] for name in names)]
 
 
 def _without_other_rules(tree: ast.Module, rules: frozenset[str]) -> ast.Module:
     """Adding or mending a rule leaves the records of the others as they are."""
     functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name in RULES}
-    needed, waiting = set(), rules & functions.keys()
+    table = [n for n in tree.body if isinstance(n, ast.AnnAssign) and ast.unparse(n.target) == "RULES"]
+    rest = [node for node in tree.body if node not in table and node not in functions.values()]
+    needed, waiting = set(), (rules | _names(rest)) & functions.keys()
     while waiting:
         needed |= waiting
-        names = {n.id for rule in waiting for n in ast.walk(functions[rule]) if isinstance(n, ast.Name)}
-        waiting = (names & functions.keys()) - needed
-    others = {id(function) for name, function in functions.items() if name not in needed}
-    table = {id(node) for node in tree.body if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "RULES"}
-    return ast.Module([node for node in tree.body if id(node) not in others | table], [])
+        waiting = (_names([functions[rule] for rule in waiting]) & functions.keys()) - needed
+    return ast.Module(rest + [functions[rule] for rule in sorted(needed)], [])
+
+
+def _names(nodes: Sequence[ast.AST]) -> set[str]:
+    return {n.id for node in nodes for n in ast.walk(node) if isinstance(n, ast.Name)}
 
 
 def record_key(config: Config) -> str:
@@ -157,7 +173,15 @@ def run_all(configs: Sequence[Experiment | Probe], store: Store, *, jobs: int = 
     Raises:
         RuntimeError: a run failed; names its config.
     """
-    missing = {record_key(config): config for config in configs if store.get(record_key(config)) is None}
+    keys = [record_key(config) for config in configs]
+    missing = {key: config for key, config in zip(keys, configs) if store.get(key) is None}
+    if missing:
+        _log.warning(
+            "%d of %d runs have no record for this code and these libraries; they are trained now, at about half a "
+            "minute each on two cores",
+            len(missing),
+            len(set(keys)),
+        )
     needed = {record_key(_start(config)): _start(config) for config in missing.values()}
     starts = [start for key, start in needed.items() if store.working().get(key) is None]
     for stage, name in ((starts, "warm starts"), (list(missing.values()), "runs")):

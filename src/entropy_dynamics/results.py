@@ -57,7 +57,7 @@ def _by_seed(table: pd.DataFrame, arm: str, size: int) -> pd.DataFrame:
 
 
 def main_table(table: pd.DataFrame) -> pd.DataFrame:
-    """Mean and 95 % t-interval over seeds of every arm, as text, and its paired difference from GRPO in Pass@32."""
+    """Mean and half of the 95 % t-interval over seeds of every arm, as text; one row an arm."""
     rows = {}
     for arm in dict.fromkeys(table["arm"]):
         row = {}

@@ -8,7 +8,6 @@ trains into a fresh store, whatever is committed, and replaces the committed rec
 import argparse
 import json
 import os
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -24,10 +23,11 @@ TOKEN_SEEDS = (0, 1)  # two seeds keep the table at a few megabytes
 
 
 def export(store: Store, data: Path, *, seconds: float | None) -> None:
-    """Replace `data`/records and `data`/lens_tokens.csv by what the store holds; all of it or nothing.
+    """Replace `data`/records and `data`/lens_tokens.csv by what the store holds, once all of it is there.
 
-    The folder gets each record without its tensors, and origin.json: command, commit, machine, versions, wall time of
-    the whole and of each record, and the sha256 of every file.
+    The folder gets each record without its tensors, and origin.json: the command, commit, machine and versions of this
+    release, wall times of each record and, if it was trained in one go, of the whole, and the sha256 of every file. The
+    code that made a record is named by the hashes within it.
 
     Raises:
         StoreError: a record of the notebooks is missing; `data` is left as it was.
@@ -45,7 +45,7 @@ def export(store: Store, data: Path, *, seconds: float | None) -> None:
         table = Path(staging) / "lens_tokens.csv"
         tokens.to_csv(table, index=False, float_format="%.4g")
         origin = {
-            "command": f"python -m entropy_dynamics.retrain {' '.join(sys.argv[1:])}".strip(),
+            "command": "python -m entropy_dynamics.retrain" + (" --resume" if seconds is None else ""),
             "seconds": seconds and round(seconds),
             "seconds_of_records": {record_key(run): store.seconds(record_key(run)) for run in runs},
             "sha256": {path.name: sha256(path) for path in sorted([*folder.glob("*.json"), table])},

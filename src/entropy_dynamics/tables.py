@@ -132,17 +132,22 @@ def lens_table(effects: pd.DataFrame) -> pd.DataFrame:
     Returns:
         method; for adam and sgd: `NAME_predicted`, `NAME`, `NAME_low`, `NAME_high` (nats), and `NAME_agrees`, a bool
         where the interval of the measurement excludes zero, else None.
+
+    Raises:
+        ValueError: the best factor is not positive, so that the predictions point the wrong way as a whole.
     """
     means = effects.groupby(["method", "seed"], sort=False)[["predicted", "adam", "sgd"]].mean().reset_index()
     table = means.groupby("method", sort=False)["predicted"].mean().reset_index()
     for name in ("adam", "sgd"):
         measured = summary(means, "method", name)
         factor = best_factor(table["predicted"], measured["mean"].to_numpy())
+        if not factor > 0:
+            raise ValueError(f"the predictions fit {name} with a factor of {factor:.3g}, expected a positive one")
         table[f"{name}_predicted"] = factor * table["predicted"]
         for column, suffix in (("mean", ""), ("low", "_low"), ("high", "_high")):
             table[f"{name}{suffix}"] = measured[column].to_numpy()
         clear = (table[f"{name}_low"] > 0) | (table[f"{name}_high"] < 0)
-        same = table[f"{name}_predicted"] * table[name] > 0
+        same = table["predicted"] * table[name] > 0
         table[f"{name}_agrees"] = [bool(y) if c else None for c, y in zip(clear, same)]
     return table.drop(columns="predicted")
 
