@@ -1,11 +1,13 @@
 """The checks of the main comparison pass what they should and fail what they should; the README shows their table."""
 
+import json
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from entropy_dynamics import campaigns, readme, results
+from entropy_dynamics.files import sha256
 from entropy_dynamics.records import record_key
 from entropy_dynamics.store import Store, StoreError
 
@@ -86,3 +88,14 @@ def test_the_released_records_are_those_of_the_code():
 
     missing = [run for run in campaigns.all_runs() if store.get(record_key(run)) is None]
     assert not missing, f"{len(missing)} runs have no record for this code; run make retrain"
+
+
+def test_every_released_file_is_the_one_that_its_origin_names():
+    folder = ROOT / "data" / "records"
+    origin = json.loads((folder / "origin.json").read_text())
+    files = {path.name: path for path in [*folder.glob("*.json"), ROOT / "data" / "lens_tokens.csv"]}
+    del files["origin.json"]
+    assert {name: sha256(path) for name, path in files.items()} == origin["sha256"]
+    assert origin["command"].startswith("python -m entropy_dynamics.retrain") and origin["versions"]["torch"]
+    text = (folder / "origin.json").read_text()
+    assert str(ROOT) not in text and str(Path.home()) not in text

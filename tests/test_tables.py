@@ -173,3 +173,14 @@ def test_two_batches_are_masked_apart():
     both = pd.concat([TOKENS, other], ignore_index=True)
     masks = tables.clipping_masks(both, mu={"clip_b": 1.0, "clip_v": 1.2})
     assert masks["Clip_B, two-sided"].tolist() == [True, True, True, False, False, True] * 2
+
+
+def test_pass_at_matched_average_by_hand():
+    rows = [("x", 1.0, 0, 0.4, 0.9), ("x", 1.0, 1, 0.4, 0.8), ("x", 1.0, 2, 0.9, 0.9)]
+    rows += [("y", s, seed, avg, p) for seed in (0, 1, 2) for s, avg, p in ((1.0, 0.2, 0.9), (2.0, 0.3, 0.8))]
+    rows += [("GRPO", 0.0, seed, 0.5, 0.6) for seed in (0, 1, 2)]
+    points = pd.DataFrame(rows, columns=["family", "strength", "seed", "avg", "pass"])
+    row = tables.pass_at_matched_average(points, "x", 1.0, ["y"]).loc["y"]
+    # at 0.4 the line from (0.3, 0.8) to (0.5, 0.6) has 0.7; the third seed is beyond it
+    assert row.seeds == 2 and row["mean"] == pytest.approx(0.15)
+    assert row.low == pytest.approx(0.15 - 12.7062 * 0.05, rel=1e-4)

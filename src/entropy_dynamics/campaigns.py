@@ -148,7 +148,7 @@ def sweeps(*, seeds: Sequence[int] = SEEDS[:3]) -> Runs:
     return {(arm, seed): with_rule(base(seed), rule) for arm, rule in rules.items() for seed in seeds}
 
 
-def cheap_diversity(*, seeds: Sequence[int] = SEEDS[:3]) -> Runs:
+def cheap_diversity(*, seeds: Sequence[int] = SEEDS) -> Runs:
     """GRPO once more, evaluated along the way and at other temperatures: what Pass@K costs without any method."""
     settings = {"evaluate_every": 6, "evaluation_temperatures": (1.0, 0.7, 1.3, 1.6, 2.0), "evaluation_sizes": (3,)}
     return {("GRPO", seed): base(seed).model_copy(update=settings) for seed in seeds}

@@ -301,7 +301,7 @@ CLAIMS: dict[str, Claim] = {
         ),
         Claim(
             "ledger-small",
-            "First order in the parameters explains the entropy changes of steps, Theorem 3.3 part of them",
+            "First order in the parameters explains the entropy changes of steps, Theorem 3.3 most of their signs",
             "ours, identity 7",
             _NOTEBOOK_05,
             "ledger.entropy_ledger",
@@ -317,7 +317,7 @@ CLAIMS: dict[str, Claim] = {
         ),
         Claim(
             "lens-sgd",
-            "The lens tells the sign of a method's effect on one update with SGD",
+            "The lens tells the sign of a rule's effect on one update with SGD, and ranks the rules",
             "ours, Theorem 3.3",
             _NOTEBOOK_06,
             "lens.predicted_change",
@@ -325,7 +325,7 @@ CLAIMS: dict[str, Claim] = {
         ),
         Claim(
             "lens-adam",
-            "The lens tells the sign of a method's effect on one update with Adam",
+            "The lens tells the sign of a rule's effect on one update with Adam, and ranks the rules",
             "ours, Theorem 3.3",
             _NOTEBOOK_06,
             "probe.run_probe",
@@ -333,7 +333,7 @@ CLAIMS: dict[str, Claim] = {
         ),
         Claim(
             "lens-full-runs",
-            "The predicted sign is that of the final entropy for most methods with a clear effect",
+            "Single updates predict the order of the rules' final entropies; predicted falls do not show",
             "ours",
             _NOTEBOOK_06,
             "tables.lens_table",
@@ -341,7 +341,7 @@ CLAIMS: dict[str, Claim] = {
         ),
         Claim(
             "clipped-tokens",
-            "PPO-clipped tokens are not only rare ones (the paper: at most about 0.15)",
+            "Rewarded PPO-clipped tokens are mostly likely ones with D > 0 (the paper: p up to 0.15, D < 0)",
             "paper, PPO clip",
             _NOTEBOOK_06,
             "methods.is_clipped",
@@ -349,7 +349,7 @@ CLAIMS: dict[str, Claim] = {
         ),
         Claim(
             "top-entropy",
-            "Training the 20 % of tokens with the highest entropy ends with more entropy than GRPO",
+            "Training the 20 % of tokens of highest entropy keeps more entropy than GRPO throughout",
             "paper, selection",
             _NOTEBOOK_06,
             "methods.top_entropy",
@@ -365,11 +365,19 @@ CLAIMS: dict[str, Claim] = {
         ),
         Claim(
             "released-masks-lower",
-            "The tokens that the released readings mask lower entropy to first order",
+            "The few tokens that the released readings mask carry a large part of the entropy that GRPO loses",
             "ours",
             _NOTEBOOK_07,
             "clipping.clip_b",
             "test_clipping.py::test_clip_b_by_hand",
+        ),
+        Claim(
+            "clip-b-waits",
+            "Clip_B at mu = 2 masks nothing early, when its threshold is at the lowest S there can be",
+            "ours, identity 4",
+            _NOTEBOOK_07,
+            "tables.clipping_masks",
+            "test_tables.py::test_masks_of_a_table_of_tokens",
         ),
         Claim(
             "two-sided-cancels",
@@ -389,19 +397,27 @@ CLAIMS: dict[str, Claim] = {
         ),
         Claim(
             "released-reading",
-            "The gain in Pass@32 is that of the released reading, not of the two-sided one",
+            "The released reading keeps more entropy and Pass@32 than the two-sided one",
             "ours",
             _NOTEBOOK_07,
             "clipping.clip_b",
             "test_clipping.py::test_the_two_sided_reading_masks_what_the_released_one_does_and_more",
         ),
         Claim(
-            "frontier",
-            "At GRPO's average or less, Clip_B has a higher Pass@32 than stopping earlier or sampling hotter",
+            "released-clip-v",
+            "Clip_V at the released mu = 8.5 masks no token here",
             "ours",
             _NOTEBOOK_07,
-            "evaluation.pass_at_k",
-            "test_evaluation.py::test_pass_at_k_is_the_share_of_samples_of_k_that_hold_a_right_one",
+            "clipping.clip_v",
+            "test_clipping.py::test_clip_v_judges_from_zero_and_scales_by_the_centred_deviation",
+        ),
+        Claim(
+            "frontier",
+            "At the same average, Clip_B has a higher Pass@32 than GRPO stopped earlier or sampled hotter",
+            "ours",
+            _NOTEBOOK_07,
+            "tables.pass_at_matched_average",
+            "test_tables.py::test_pass_at_matched_average_by_hand",
         ),
         Claim(
             "grpo-collapses",
@@ -437,7 +453,7 @@ CLAIMS: dict[str, Claim] = {
         ),
         Claim(
             "rarest-rivals",
-            "Masking as many of the rarest penalised tokens has most of Clip_B's gain",
+            "Masking as many of the rarest penalised tokens has more than half of Clip_B's gain",
             "ours",
             _NOTEBOOK_08,
             "methods.matched_mask",
@@ -445,7 +461,7 @@ CLAIMS: dict[str, Claim] = {
         ),
         Claim(
             "average-not-raised",
-            "Neither Clip_B nor Clip_V raises Avg@32 over GRPO at this scale (the paper: both do)",
+            "No sign that Clip_B or Clip_V raises Avg@32 over GRPO at this scale (the paper: both do)",
             "paper, main table",
             _NOTEBOOK_08,
             "tables.paired",

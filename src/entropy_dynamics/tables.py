@@ -252,6 +252,31 @@ def sweep_table(final: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
+def pass_at_matched_average(points: pd.DataFrame, family: str, strength: float, others: Sequence[str]) -> pd.DataFrame:
+    """Pass@32 of one arm minus that of other families at the same Avg@32, seed by seed.
+
+    A family's Pass@32 at an average is interpolated linearly between its points with the same seed, GRPO's own among
+    them; a seed in which no two points enclose the average is left out.
+
+    Args:
+        points: family, strength, seed, avg, pass.
+
+    Returns:
+        One row a family: seeds, and mean, low, high of the difference (95 % t-interval; NaN for fewer than two seeds).
+    """
+    arm = points[(points["family"] == family) & (points["strength"] == strength)].set_index("seed")
+    rows = {}
+    for other in others:
+        differences = []
+        for seed, row in arm.iterrows():
+            line = points[points["family"].isin([other, "GRPO"]) & (points["seed"] == seed)].sort_values("avg")
+            if line["avg"].min() <= row["avg"] <= line["avg"].max():
+                differences.append(row["pass"] - np.interp(row["avg"], line["avg"], line["pass"]))
+        mean, low, high = t_interval(differences) if len(differences) > 1 else (np.nan,) * 3
+        rows[other] = {"seeds": len(differences), "mean": mean, "low": low, "high": high}
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
 def entropy_changes(series: pd.DataFrame, *, last: int = 5) -> pd.DataFrame:
     """Mean entropy of the last `last` batches minus that of the first, in nats; one row an arm, one column a seed."""
     entropy = series.pivot(index=["arm", "seed"], columns="step", values="entropy")
