@@ -325,7 +325,7 @@ CLAIMS: dict[str, Claim] = {
         ),
         Claim(
             "lens-adam",
-            "The lens tells the sign of a rule's effect on one update with Adam, and ranks the rules",
+            "The lens ranks the rules by their effect on one update with Adam, and no clear sign is wrong",
             "ours, Theorem 3.3",
             _NOTEBOOK_06,
             "probe.run_probe",
@@ -365,7 +365,7 @@ CLAIMS: dict[str, Claim] = {
         ),
         Claim(
             "released-masks-lower",
-            "The few tokens that the released readings mask carry a large part of the entropy that GRPO loses",
+            "Late in a run, under 2 % of the tokens carry 30 % of the first-order change: those masked",
             "ours",
             _NOTEBOOK_07,
             "clipping.clip_b",

@@ -97,8 +97,8 @@ def trajectories(series: pd.DataFrame, arms: Sequence[str]) -> Figure:
         smooth = mean.rolling(5, center=True, min_periods=1).mean()
         for panel, name in zip(panels, ("entropy", "reward")):
             panel.plot(smooth.index, smooth[name], ls=style, color=colour, lw=1.5, label=arm)
-    panels[0].set(xlabel="step", ylabel="mean entropy of the batch (nats)", ylim=(0, None))
-    panels[1].set(xlabel="step", ylabel="mean reward of the batch")
+    panels[0].set(xlabel="step", ylabel="mean entropy (nats)", ylim=(0, None))
+    panels[1].set(xlabel="step", ylabel="mean reward")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8)
     return figure
@@ -140,6 +140,9 @@ def frontier(table: pd.DataFrame) -> Figure:
     markers, palette = cycle("osD^v<>PX*hd"), cycle([*plt.get_cmap("tab10").colors, "black", "#d4a017", "#555555"])
     for family, line in table.groupby("family", sort=False):
         single = len(line) == 1
+        if family == "GRPO":
+            axes.plot(line["avg"], line["pass"], "*", color="black", ms=15, zorder=5, label=family)
+            continue
         axes.plot(
             line["avg"],
             line["pass"],
@@ -209,6 +212,7 @@ def differences(table: pd.DataFrame) -> Figure:
         panel.axvline(0, color="black", lw=0.8)
         panel.set_title(quantity, fontsize=9)
         panel.locator_params(axis="x", nbins=3)
+        panel.tick_params(axis="x", labelsize=8)
         panel.set_xlabel("minus GRPO's")
     panels[0].set_yticks(rows, arms)
     return figure

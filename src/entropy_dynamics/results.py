@@ -67,7 +67,7 @@ def main_table(table: pd.DataFrame) -> pd.DataFrame:
                 mean, low, high = summary(some, "arm", column).loc[arm]
                 row[f"{name}, {size} numbers"] = f"{mean:.3f} ± {(high - low) / 2:.3f}"
             if size == TRAINED:
-                row["entropy, nats"] = f"{some['entropy'].mean():.3f}"
+                row["entropy, 3 numbers"] = f"{some['entropy'].mean():.3f}"
         rows[arm] = row
     return pd.DataFrame.from_dict(rows, orient="index")
 
