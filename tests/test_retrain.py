@@ -41,6 +41,10 @@ def test_a_release_has_every_record_its_checksum_and_the_tokens(tmp_path, small)
     released = Store(tmp_path / "other", data / "records")
     assert released.get(record_key(TINY)).document == store.get(record_key(TINY)).document
     tokens = pd.read_csv(data / "lens_tokens.csv")
+    assert list(tokens)[:8] == ["seed", "step", "update", "problem", "response", "row", "position", "token"]
+    assert list(tokens)[8:] == [
+        *("probability", "entropy", "discriminator", "centred", "advantage", "ratio", "predicted", "measured")
+    ]
     assert set(tokens["update"]) == {0, 1} and set(tokens["seed"]) == {0}
     first = tokens.iloc[0]
     assert first.response[first.position] == first.token and first.problem.endswith(":")

@@ -32,6 +32,7 @@ def export(store: Store, data: Path, *, seconds: float | None) -> None:
     Raises:
         StoreError: a record of the notebooks is missing; `data` is left as it was.
     """
+    made_by = provenance()  # before anything is written here, which git would call dirty
     data.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=data) as staging:
         folder = Path(staging) / "records"
@@ -49,7 +50,7 @@ def export(store: Store, data: Path, *, seconds: float | None) -> None:
             "seconds": seconds and round(seconds),
             "seconds_of_records": {record_key(run): store.seconds(record_key(run)) for run in runs},
             "sha256": {path.name: sha256(path) for path in sorted([*folder.glob("*.json"), table])},
-            **provenance(),
+            **made_by,
         }
         write_atomically(folder / "origin.json", json.dumps(origin, indent=1, sort_keys=True) + "\n")
         old = data / "records"

@@ -163,9 +163,9 @@ def token_table(records: Mapping[int, Record]) -> pd.DataFrame:
         table["problem"], table["response"] = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
         table["token"] = [ALPHABET[i] for i in table["token"]]
         tables.append(table.assign(seed=seed))
-    names = ["seed", "step", "update", "problem", "response", "row", "position", "token"]
-    whole = pd.concat(tables, ignore_index=True)
-    return whole[[*names, *(name for name in whole if name not in names)]]
+    places = ["seed", "step", "update", "problem", "response", "row", "position", "token"]
+    statistics = ["probability", "entropy", "discriminator", "centred", "advantage", "ratio", "predicted", "measured"]
+    return pd.concat(tables, ignore_index=True)[places + statistics]
 
 
 def clipping_masks(tokens: pd.DataFrame, mu: Mapping[str, float]) -> dict[str, pd.Series]:
