@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from entropy_dynamics import claims
-from entropy_dynamics.claims import CLAIMS, VERDICT_MIME, Verdict, assert_claim, claims_table, verdicts
+from entropy_dynamics.claim_list import CLAIMS
+from entropy_dynamics.claims import VERDICT_MIME, Verdict, assert_claim, claims_table, verdicts
 
 ROOT = Path(__file__).parents[1]
 

@@ -15,7 +15,8 @@ from filelock import FileLock
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from entropy_dynamics import notebook_checks, receipts, reproduce
-from entropy_dynamics.claims import VERDICT_MIME, Claim
+from entropy_dynamics.claim_list import Claim
+from entropy_dynamics.claims import VERDICT_MIME
 
 PARAMETERS = 'output_dir: str = "../build/scratch"  # figures\nx: int = 1  # a number\npath: str = ""  # a file'
 WRITE_FIGURE = """

@@ -19,8 +19,9 @@ COLOURS = {
     "rarest mask": "#cc78bc",
     "Clip-Cov": "#ca9161",
     "on-policy": "#949494",
-    "entropy bonus": "#ece133",
+    "entropy bonus": "#56b4e9",
 }
+RIVALS = ("on-policy", "Clip-Cov", "entropy bonus")
 
 
 def lens(table: pd.DataFrame, finals: pd.DataFrame) -> Figure:
@@ -39,7 +40,7 @@ def lens(table: pd.DataFrame, finals: pd.DataFrame) -> Figure:
         largest = table[[name, f"{name}_predicted"]].abs().to_numpy().max()
         panel.set_xscale("symlog", linthresh=largest / 30, linscale=0.8)
         panel.set_xlim(-2 * largest, 2 * largest)
-        panel.set_xticks([-largest, 0, largest], [f"{-largest:.0e}", "0", f"{largest:.0e}"])
+        panel.set_xticks([-largest, 0, largest], [f"{-largest:.0e}", "0", f"{largest:.0e}"], fontsize=8)
         panel.set_title(title, fontsize=10)
         panel.set_xlabel("change of entropy relative\nto GRPO's (nats)")
     chosen = finals.loc[table["method"]]
@@ -163,7 +164,7 @@ def pass_curves(curves: pd.DataFrame, titles: Mapping[int, str]) -> Figure:
     figure, panels = plt.subplots(1, 2, figsize=(WIDTH, 3.4))
     for panel, (size, title) in zip(panels, titles.items()):
         for arm, line in curves[curves["size"] == size].groupby("arm", sort=False):
-            style = "--" if "mask" in arm else ":" if arm == "start" else "-"
+            style = ":" if arm == "start" else "--" if "mask" in arm else "-." if arm in RIVALS else "-"
             panel.plot(line["k"], line["mean"], color=COLOURS[arm], ls=style, lw=1.5, label=arm)
             panel.fill_between(line["k"], line["low"], line["high"], color=COLOURS[arm], alpha=0.12, lw=0)
         panel.set_xscale("log", base=2)

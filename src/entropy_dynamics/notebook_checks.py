@@ -10,7 +10,8 @@ import nbformat
 import papermill
 from nbformat import NotebookNode
 
-from entropy_dynamics.claims import CLAIMS, verdicts
+from entropy_dynamics.claim_list import CLAIMS
+from entropy_dynamics.claims import verdicts
 
 FIGURE_FILES = (".png", ".pdf", ".csv", ".json")
 ADDED_BY_PAPERMILL = {"injected-parameters", "papermill-error-cell-tag"}

@@ -31,7 +31,8 @@ from filelock import FileLock, Timeout
 from nbformat import NotebookNode
 from tqdm import tqdm
 
-from entropy_dynamics.claims import CLAIMS, verdicts
+from entropy_dynamics.claim_list import CLAIMS
+from entropy_dynamics.claims import verdicts
 from entropy_dynamics.files import sha256, write_atomically
 from entropy_dynamics.notebook_checks import (
     NotebookProblem,
