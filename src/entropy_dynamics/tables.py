@@ -7,7 +7,14 @@ import pandas as pd
 import torch
 
 from entropy_dynamics import clipping
-from entropy_dynamics.evaluation import avg_at_k, pass_at_k, polarization, probability_of_improvement, t_interval
+from entropy_dynamics.evaluation import (
+    avg_at_k,
+    pass_at_k,
+    pass_rate_histogram,
+    polarization,
+    probability_of_improvement,
+    t_interval,
+)
 from entropy_dynamics.store import Record
 from entropy_dynamics.tasks import ALPHABET
 from entropy_dynamics.token_statistics import TokenStatistics
@@ -64,12 +71,14 @@ def pass_rate_table(records: Mapping[tuple[str, int], Record], *, size: int, bin
     rows = []
     for (arm, seed), record in records.items():
         (evaluation,) = [e for e in record.document["evaluations"] if e["size"] == size and e["temperature"] == 1.0]
-        rates = np.array(evaluation["correct"]) / evaluation["samples"]
-        between = rates[(rates > 0) & (rates < 1)]
-        counts = np.histogram(between, bins=bins, range=(0, 1))[0]
+        n = evaluation["samples"]
+        none, *between, every = pass_rate_histogram(n, np.array(evaluation["correct"]))
+        shares = np.bincount(np.arange(1, n) * bins // n, weights=between, minlength=bins)
         names = ["none", *(f"{i / bins:.3g}" for i in range(bins)), "all"]
-        values = [(rates == 0).sum(), *counts, (rates == 1).sum()]
-        rows += [{"arm": arm, "seed": seed, "bin": n, "share": v / len(rates)} for n, v in zip(names, values)]
+        rows += [
+            {"arm": arm, "seed": seed, "bin": name, "share": share}
+            for name, share in zip(names, (none, *shares, every))
+        ]
     return pd.DataFrame(rows)
 
 
