@@ -4,13 +4,15 @@ import ast
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import psutil
 import pytest
 import torch
 
-from entropy_dynamics import records
+from entropy_dynamics import reached_code, records
 from entropy_dynamics.experiment import Experiment
 from entropy_dynamics.grpo import StepConfig
 from entropy_dynamics.methods import Rule
@@ -44,7 +46,7 @@ def test_a_local_build_of_a_library_is_the_same_version(monkeypatch):
 
 
 def edited(monkeypatch, name, old, new):
-    text = (records.PACKAGE / f"{name}.py").read_text()
+    text = (reached_code.PACKAGE / f"{name}.py").read_text()
     assert text.count(old) >= 1
     monkeypatch.setitem(records._SOURCES, name, ast.parse(text.replace(old, new, 1)))
 
@@ -73,16 +75,35 @@ def test_a_rule_counts_only_for_the_runs_that_use_it(monkeypatch):
     )
     assert not any(record_key(c) == key for c, key in zip((plain, bonus, clip, probe), before))
     monkeypatch.undo()
-    # a helper that is no rule counts for all, a module that is only called through its name, too
+    # another module counts for the rules that call it
     edited(monkeypatch, "clipping", "values < -threshold", "values > threshold")
-    assert not any(record_key(c) == key for c, key in zip((plain, bonus, clip, probe), before))
+    assert [record_key(c) == key for c, key in zip((plain, bonus, clip, probe), before)] == [True, True, False, True]
+
+
+def test_every_run_depends_on_how_its_policy_was_pretrained(monkeypatch):
+    before = record_key(TINY)
+    edited(monkeypatch, "policies", "def warm_start(config: WarmStart)", "def warm_start(config: WarmStart, extra=0)")
+    assert record_key(TINY) != before
 
 
 def test_origins_name_the_code_that_a_computation_runs_through():
-    assert {"experiment.py", "grpo.py", "methods.py", "clipping.py", "ledger.py", "torch"} <= origin(TINY).keys()
+    assert {"experiment.py", "grpo.py", "methods.py", "backends.py", "ledger.py", "torch"} <= origin(TINY).keys()
+    assert "clipping.py" not in origin(TINY) and "clipping.py" in origin(with_rule("clip_b", mu=2.0))
     assert "probe.py" not in origin(TINY) and "grpo.py" not in origin(START)
     assert "probe.py" in origin(Probe(experiment=TINY, rules=(Rule(),)))
-    assert not {"store.py", "files.py", "figures.py", "campaigns.py"} & origin(TINY).keys()
+    assert not {"store.py", "files.py", "figures.py", "compiled_backend.py"} & origin(TINY).keys()
+
+
+def test_no_run_uses_the_backends_that_its_key_leaves_out(tmp_path):
+    program = (
+        "import sys; sys.modules.update(dict.fromkeys("
+        "['entropy_dynamics.compiled_backend', 'entropy_dynamics.triton_backend'])); "
+        "from entropy_dynamics import campaigns; from entropy_dynamics.experiment import run; "
+        "from entropy_dynamics.policies import build_policy; config = campaigns.base(0); "
+        "run(config.model_copy(update={'steps': 1, 'evaluation_samples': 2}), build_policy(config.start).state_dict())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_parallel_runs_are_those_of_one_process_and_are_kept(tmp_path):

@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from entropy_dynamics import theory
-from entropy_dynamics import token_statistics as module
+from entropy_dynamics import backends, theory
 from entropy_dynamics.token_statistics import TokenStatistics, token_statistics
 
 
@@ -31,7 +30,7 @@ def sample(shape, size, dtype=torch.float32, seed=0):
 
 
 def assert_matches(actual, expected, tolerance):
-    for name, a, b in zip(TokenStatistics._fields, actual, expected):
+    for name, a, b in zip(TokenStatistics._fields, actual[:4], expected):
         error = ((a.double() - b).abs() / (1 + b.abs())).max().item() if a.numel() else 0.0
         assert error <= tolerance, f"{name}: error {error}"
 
@@ -41,12 +40,12 @@ def assert_matches(actual, expected, tolerance):
 @pytest.mark.parametrize("shape", [(), (5,), (3, 4), (2, 3, 2)])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 def test_against_the_naive_reference(dtype, shape, temperature, chunk, monkeypatch):
-    monkeypatch.setattr(module, "CHUNK_ELEMENTS", chunk)
+    monkeypatch.setattr(backends, "CHUNK_ELEMENTS", chunk)
     logits, tokens = sample(shape, 37, dtype)
     actual = token_statistics(logits, tokens, temperature=temperature)
     assert_matches(actual, naive(logits, tokens, temperature), 1e-13 if dtype == torch.float64 else 1e-5)
     wanted = torch.float64 if dtype == torch.float64 else torch.float32
-    assert all(x.shape == shape and x.dtype == wanted for x in actual)
+    assert all(x.shape == shape and x.dtype == wanted for x in actual[:4])
 
 
 @pytest.mark.parametrize("size", [1, 2, 19, 1000, 49152])
@@ -74,7 +73,7 @@ def test_policy_expectation_of_the_discriminator_is_the_baseline(seed, size):
 @pytest.mark.parametrize("chunk", [1, 40, 2**20])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_gradient_is_that_of_log_softmax(dtype, chunk, monkeypatch):
-    monkeypatch.setattr(module, "CHUNK_ELEMENTS", chunk)
+    monkeypatch.setattr(backends, "CHUNK_ELEMENTS", chunk)
     logits, tokens = sample((3, 4), 37, dtype)
     weights = torch.linspace(-1, 1, 12).view(3, 4)
     logits.requires_grad_()
@@ -91,7 +90,7 @@ def test_gradient_is_that_of_log_softmax(dtype, chunk, monkeypatch):
 def test_only_log_prob_carries_gradient():
     logits, tokens = sample((4,), 10)
     statistics = token_statistics(logits.requires_grad_(), tokens)
-    assert [x.requires_grad for x in statistics] == [True, False, False, False]
+    assert [x.requires_grad for x in statistics[:4]] == [True, False, False, False]
     assert not statistics.centred.requires_grad
 
 
@@ -120,7 +119,7 @@ def test_masked_and_extreme_logits():
 
 def test_empty_batch():
     statistics = token_statistics(torch.zeros(0, 5), torch.zeros(0, dtype=torch.long))
-    assert all(x.shape == (0,) for x in statistics)
+    assert all(x.shape == (0,) for x in statistics[:4])
 
 
 def test_bad_input_is_refused_by_name():
@@ -140,7 +139,7 @@ def test_bad_input_is_refused_by_name():
         token_statistics(logits, torch.full((4,), 5))
     with pytest.raises(ValueError, match=r"torch\.int64"):
         token_statistics(tokens.unsqueeze(-1), tokens)
-    with pytest.raises(ValueError, match="'fast'; choose from auto, eager"):
+    with pytest.raises(ValueError, match="'fast'; choose from auto, eager, compiled, triton"):
         token_statistics(logits, tokens, backend="fast")
     for temperature in (0.0, -1.0, torch.inf, torch.nan):
         with pytest.raises(ValueError, match="temperature is"):

@@ -1,7 +1,7 @@
 """Records of training: one for each config and each state of the code that makes it, computed if it is not there yet.
 
-A record's key is the hash of its config and its origin: the code that the computation runs through (without comments,
-docstrings and the rules that it does not use) and the versions of the libraries. So a key says what a record is, on
+A record's key is the hash of its config and its origin: the definitions that the computation reaches (see
+`reached_code`) and the versions of the libraries. So a key says what a record is, on
 whatever machine it was made.
 """
 
@@ -22,41 +22,22 @@ import torch
 from tqdm import tqdm
 
 from entropy_dynamics.experiment import Experiment, run
-from entropy_dynamics.methods import RULES
 from entropy_dynamics.policies import WarmStart, warm_start
 from entropy_dynamics.probe import Probe, run_probe
+from entropy_dynamics.reached_code import reached, read_sources
 from entropy_dynamics.store import Record, Store, digest
 
-PACKAGE = Path(__file__).parent
 LIBRARIES = ("torch", "transformers", "numpy")
 _log = logging.getLogger(__name__)
 Config = WarmStart | Experiment | Probe
-_ENTRY = {WarmStart: "policies", Experiment: "experiment", Probe: "probe"}  # the module that a computation starts in
-_KEEPS_FILES = {"store", "files"}  # no result depends on them
+_WARM_START = ("policies", "warm_start")  # every run starts from one
+_ENTRY = {WarmStart: _WARM_START, Experiment: ("experiment", "run"), Probe: ("probe", "run_probe")}
+# No result depends on them: they keep files, or serve vocabularies far larger than the one that is trained on.
+_WITHOUT = {"store", "files", "compiled_backend", "triton_backend"}
 
 
 def _read_sources() -> dict[str, ast.Module]:
-    """The package's modules that any computation runs through, parsed."""
-    trees: dict[str, ast.Module] = {}
-    waiting = set(_ENTRY.values())
-    while waiting:
-        name = waiting.pop()
-        trees[name] = ast.parse((PACKAGE / f"{name}.py").read_text())
-        waiting |= _imports(trees[name]) - trees.keys() - _KEEPS_FILES
-    return trees
-
-
-@cache
-def _imports(tree: ast.Module) -> set[str]:
-    """The modules of the package that a module imports, always as `from entropy_dynamics... import`."""
-    found = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import) and any(alias.name.startswith(PACKAGE.name) for alias in node.names):
-            raise ImportError(f"import {PACKAGE.name}... hides what a record depends on; write from ... import")
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.partition(".")[0] == PACKAGE.name:
-            below = node.module.partition(".")[2]
-            found |= {below} if below else {alias.name for alias in node.names}
-    return found
+    return read_sources(module for module, _ in _ENTRY.values())
 
 
 _SOURCES = _read_sources()  # the code that this process has loaded, whatever happens to the files later
@@ -64,14 +45,16 @@ _SOURCES = _read_sources()  # the code that this process has loaded, whatever ha
 
 def origin(config: Config) -> dict[str, str]:
     """What the record of a config depends on besides the config: hashes of code, versions of libraries."""
-    trees, waiting = {}, {_ENTRY[type(config)]}
-    while waiting:
-        name = waiting.pop()
-        trees[name] = _SOURCES[name]
-        waiting |= _imports(trees[name]) - trees.keys() - _KEEPS_FILES
-    rules = frozenset(_rules_of(config))
-    code = {f"{name}.py": _code_digest(tree, rules if name == "methods" else None) for name, tree in trees.items()}
+    rules = {("methods", rule) for rule in _rules_of(config)}
+    code = _code_digests(frozenset({_WARM_START, _ENTRY[type(config)]} | rules), tuple(_SOURCES.items()))
     return code | {name: metadata.version(name).partition("+")[0] for name in LIBRARIES}
+
+
+@cache
+def _code_digests(entries: frozenset, sources: tuple[tuple[str, ast.Module], ...]) -> dict[str, str]:
+    """By file, the hash of what the entries reach. The table of rules counts only for the rules that are entries."""
+    code = reached(dict(sources), entries, tables={("methods", "RULES")}, without=_WITHOUT)
+    return {f"{name}.py": digest(definitions) for name, definitions in code.items()}
 
 
 def _rules_of(config: Config) -> set[str]:
@@ -80,41 +63,6 @@ def _rules_of(config: Config) -> set[str]:
     if isinstance(config, Experiment):
         return {config.step.rule.name}
     return {rule.name for rule in config.rules} | _rules_of(config.experiment)
-
-
-@cache
-def _code_digest(tree: ast.Module, rules: frozenset[str] | None) -> str:
-    """The hash of a module without comments and docstrings; of `methods`, without the rules other than `rules`."""
-    return digest(_shape(_without_other_rules(tree, rules) if rules is not None else tree))
-
-
-def _shape(node: object) -> object:
-    """A syntax tree as plain lists, the same for every version of Python: no positions, docstrings or empty fields."""
-    if isinstance(node, list):
-        return [_shape(item) for item in node]
-    if not isinstance(node, ast.AST):
-        return repr(node)
-    fields = dict(ast.iter_fields(node))
-    if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node) is not None:
-        fields["body"] = node.body[1:]
-    names = sorted(name for name, value in fields.items() if value not in (None, []) and name not in ("ctx", "kind"))
-    return [type(node).__name__, *([name, _shape(fields[name])] for name in names)]
-
-
-def _without_other_rules(tree: ast.Module, rules: frozenset[str]) -> ast.Module:
-    """Adding or mending a rule leaves the records of the others as they are."""
-    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name in RULES}
-    table = [n for n in tree.body if isinstance(n, ast.AnnAssign) and ast.unparse(n.target) == "RULES"]
-    rest = [node for node in tree.body if node not in table and node not in functions.values()]
-    needed, waiting = set(), (rules | _names(rest)) & functions.keys()
-    while waiting:
-        needed |= waiting
-        waiting = (_names([functions[rule] for rule in waiting]) & functions.keys()) - needed
-    return ast.Module(rest + [functions[rule] for rule in sorted(needed)], [])
-
-
-def _names(nodes: Sequence[ast.AST]) -> set[str]:
-    return {n.id for node in nodes for n in ast.walk(node) if isinstance(n, ast.Name)}
 
 
 def record_key(config: Config) -> str:

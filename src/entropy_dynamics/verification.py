@@ -76,7 +76,7 @@ def change_table(batches: Iterable[tuple[Tensor, Tensor]], update: Update, steps
 
 
 def _changes(z: Tensor, k: Tensor, update: Update, steps: Sequence[float]) -> Iterable[pd.DataFrame]:
-    statistics = token_statistics(z, k)._asdict()
+    statistics = {name: value for name, value in token_statistics(z, k)._asdict().items() if value is not None}
     unit_change = update.logit_change(z, k, 1.0)
     second = update.second_order(z, k, 1.0)
     for step in steps:

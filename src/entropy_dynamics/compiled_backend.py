@@ -1,0 +1,64 @@
+"""The vocabulary sums and the softmax as loops that torch.compile makes from a few lines."""
+
+import logging
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from entropy_dynamics.backends import EAGER, LOWEST, Backend, accumulator, matrices
+
+PART = 2**14  # so many logits of a state are added up before the sum goes to float64
+_log = logging.getLogger(__name__)
+
+
+@cache
+def compiled_backend() -> Backend:
+    """The compiled backend, or the eager one, with a line in the log, where nothing can be compiled."""
+    backend = Backend(_vocabulary_sums, _scaled_softmax)
+    try:
+        backend.vocabulary_sums(torch.zeros(64, PART), 1.0, 2)  # large: the loops are laid out for what comes first
+    except Exception as error:  # whatever a missing or broken compiler raises
+        reason = str(error).strip().partition("\n")[0]
+        _log.warning("torch.compile does not work here (%s: %s); eager is used", type(error).__name__, reason)
+        return EAGER
+    return backend
+
+
+@torch.compile(dynamic=True)
+def _sums(logits: Tensor, largest: Tensor, inverse_temperature: Tensor, powers: int) -> list[Tensor]:
+    d = (logits.to(largest.dtype) * inverse_temperature - largest.unsqueeze(-1)).clamp(min=LOWEST)
+    e = d.exp()
+    power, sums = e, []
+    for _ in range(powers):
+        sums += [power.sum(-1), (power * d).sum(-1)]
+        power = power * e
+    return sums
+
+
+@torch.compile(dynamic=True)
+def _softmax(out: Tensor, logits: Tensor, normalizer: Tensor, scale: Tensor, inverse_temperature: Tensor) -> None:
+    z = logits.to(normalizer.dtype) * inverse_temperature
+    out.copy_((z - normalizer.unsqueeze(-1)).exp() * scale.unsqueeze(-1))
+
+
+def _vocabulary_sums(logits: Tensor, temperature: float, powers: int) -> tuple[Tensor, Tensor]:
+    dtype = accumulator(logits.dtype)
+    largest = logits.new_empty(logits.shape[:-1], dtype=dtype)
+    sums = logits.new_empty((2 * powers, *logits.shape[:-1]), dtype=dtype)
+    inverse = torch.tensor(1 / temperature, dtype=dtype, device=logits.device)
+    for index in matrices(logits):
+        rows = logits[index].view(-1, logits.shape[-1])
+        m = rows.amax(-1).to(dtype) * inverse
+        parts = rows.tensor_split(-(-rows.shape[-1] // PART), -1)
+        total = sum(torch.stack(_sums(part, m, inverse, powers)).double() for part in parts)
+        largest[index] = m.view(largest[index].shape)
+        sums[:, *index] = total.view(sums[:, *index].shape).to(dtype)
+    return largest, sums
+
+
+def _scaled_softmax(out: Tensor, logits: Tensor, normalizer: Tensor, scale: Tensor, temperature: float) -> None:
+    inverse = torch.tensor(1 / temperature, dtype=normalizer.dtype, device=logits.device)
+    for index in matrices(logits):
+        places, rows = (x[index].view(-1, logits.shape[-1]) for x in (out, logits))
+        _softmax(places, rows, normalizer[index].reshape(-1), scale[index].reshape(-1), inverse)
