@@ -1,7 +1,7 @@
 """The one pass over the vocabulary, and who makes it: sums from which every token statistic follows, and softmax.
 
-With z the logits over the temperature, m the largest of a state, d_i = z_i - m and e_i = exp(d_i), the sums are sum e^j and
-sum e^j d for the powers j = 1, 2 (all that log-probability, entropy and baseline need) or j = 1, 2, 3 (the second
+With z the logits over the temperature, m the largest of a state, d_i = z_i - m and e_i = exp(d_i), the sums are sum e^j
+and sum e^j d for the powers j = 1, 2 (all that log-probability, entropy and baseline need) or j = 1, 2, 3 (the second
 order of the entropy change needs the cubes, too).
 """
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from entropy_dynamics.backends import EAGER, LOWEST, Backend, accumulator, matrices
 
 PART = 2**14  # so many logits of a state are added up before the sum goes to float64
+VARIANTS = 64  # code is made once for each dtype, kind of strides, size above 4096 or not, and 4 sums or 6; never more
 _log = logging.getLogger(__name__)
 
 
@@ -17,7 +18,7 @@ def compiled_backend() -> Backend:
     """The compiled backend, or the eager one, with a line in the log, where nothing can be compiled."""
     backend = Backend(_vocabulary_sums, _scaled_softmax)
     try:
-        backend.vocabulary_sums(torch.zeros(64, PART), 1.0, 2)  # large: the loops are laid out for what comes first
+        backend.vocabulary_sums(torch.zeros(64, PART), 1.0, 2)
     except Exception as error:  # whatever a missing or broken compiler raises
         reason = str(error).strip().partition("\n")[0]
         _log.warning("torch.compile does not work here (%s: %s); eager is used", type(error).__name__, reason)
@@ -51,7 +52,8 @@ def _vocabulary_sums(logits: Tensor, temperature: float, powers: int) -> tuple[T
         rows = logits[index].view(-1, logits.shape[-1])
         m = rows.amax(-1).to(dtype) * inverse
         parts = rows.tensor_split(-(-rows.shape[-1] // PART), -1)
-        total = sum(torch.stack(_sums(part, m, inverse, powers)).double() for part in parts)
+        with torch._dynamo.config.patch(recompile_limit=VARIANTS):
+            total = sum(torch.stack(_sums(_no_view(part), m, inverse, powers)).double() for part in parts)
         largest[index] = m.view(largest[index].shape)
         sums[:, *index] = total.view(sums[:, *index].shape).to(dtype)
     return largest, sums
@@ -60,5 +62,13 @@ def _vocabulary_sums(logits: Tensor, temperature: float, powers: int) -> tuple[T
 def _scaled_softmax(out: Tensor, logits: Tensor, normalizer: Tensor, scale: Tensor, temperature: float) -> None:
     inverse = torch.tensor(1 / temperature, dtype=normalizer.dtype, device=logits.device)
     for index in matrices(logits):
-        places, rows = (x[index].view(-1, logits.shape[-1]) for x in (out, logits))
-        _softmax(places, rows, normalizer[index].reshape(-1), scale[index].reshape(-1), inverse)
+        places = _no_view(out[index].view(-1, out.shape[-1]))
+        rows = places if out is logits else _no_view(logits[index].view(-1, logits.shape[-1]))
+        with torch._dynamo.config.patch(recompile_limit=VARIANTS):
+            _softmax(places, rows, normalizer[index].reshape(-1), scale[index].reshape(-1), inverse)
+
+
+def _no_view(matrix: Tensor) -> Tensor:
+    """The same matrix as a tensor of its own: code for a view would be made anew for each shape of what it views."""
+    own = torch.empty(0, dtype=matrix.dtype, device=matrix.device)
+    return own.set_(matrix.untyped_storage(), matrix.storage_offset(), matrix.shape, matrix.stride())

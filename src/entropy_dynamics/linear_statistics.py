@@ -1,7 +1,7 @@
 """The statistics of sampled tokens straight from hidden states and the output head, without the (T, V) logits.
 
-The head is applied to a few thousand words of the vocabulary at a time; of each chunk of logits only the vocabulary
-sums are kept, brought to a common largest logit. Backward makes the chunks once more.
+The head is applied to a few thousand words of the vocabulary at a time. Of each chunk of logits only the vocabulary
+sums stay, all brought to one largest logit; backward makes the chunks once more.
 """
 
 import torch
@@ -41,6 +41,18 @@ def linear_token_statistics(
         ValueError: shapes or dtypes that do not fit together, and whatever `token_statistics` refuses.
     """
     check_temperature(temperature)
+    _check_head(hidden, weight, bias)
+    check_tokens(tokens, hidden[..., :1].expand(*hidden.shape[:-1], len(weight)))
+    chosen = select(backend, elements=tokens.numel() * len(weight), device=hidden.device)
+    hidden, k = hidden.reshape(-1, hidden.shape[-1]), tokens.reshape(-1).long()
+    with torch.no_grad():
+        z_k, largest, sums = _one_pass(hidden, weight, bias, k, temperature, 3 if curvature else 2, chosen)
+    check_largest(largest)
+    log_prob = _LogProb.apply(hidden, weight, bias, k, z_k, largest, sums[0].log(), temperature, chosen)
+    return TokenStatistics(*(x if x is None else x.view(tokens.shape) for x in from_sums(log_prob, sums)))
+
+
+def _check_head(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> None:
     if not hidden.is_floating_point() or hidden.ndim == 0 or weight.shape[1:] != hidden.shape[-1:] or not len(weight):
         raise ValueError(
             f"hidden must be floating (..., W) and weight (V, W), got {hidden.dtype} of shape {tuple(hidden.shape)} "
@@ -48,22 +60,9 @@ def linear_token_statistics(
         )
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(f"bias has shape {tuple(bias.shape)}, expected {tuple(weight.shape[:1])}: one value per word")
-    if len({x.dtype for x in (hidden, weight, bias) if x is not None}) > 1:
-        raise ValueError(f"hidden is {hidden.dtype}, weight {weight.dtype}; bring them to one dtype")
-    check_tokens(tokens, hidden[..., :1].expand(*hidden.shape[:-1], len(weight)))
-    chosen = select(backend, elements=tokens.numel() * len(weight), device=hidden.device)
-    states, k = hidden.reshape(-1, hidden.shape[-1]), tokens.reshape(-1).long()
-    largest, sums, z_k = _pass(
-        *(None if x is None else x.detach() for x in (states, weight, bias)),
-        k,
-        temperature,
-        3 if curvature else 2,
-        chosen,
-    )
-    check_largest(largest)
-    log_prob = _LogProb.apply(states, weight, bias, k, z_k, largest, sums[0].log(), temperature, chosen)
-    statistics = from_sums(log_prob, sums)
-    return TokenStatistics(*(x if x is None else x.view(tokens.shape) for x in statistics))
+    for name, x in {"weight": weight, "bias": bias}.items():
+        if x is not None and x.dtype != hidden.dtype:
+            raise ValueError(f"{name} is {x.dtype}, expected {hidden.dtype} as hidden; bring both to one dtype")
 
 
 def _chunks(states: int, vocabulary: int) -> list[slice]:
@@ -72,44 +71,60 @@ def _chunks(states: int, vocabulary: int) -> list[slice]:
 
 
 def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, chunk: slice, memory: Tensor) -> Tensor:
-    """The logits (T, C) of a chunk of the vocabulary, in `memory`; word by word, which multiplies faster."""
-    out = memory[: len(hidden) * (chunk.stop - chunk.start)].view(-1, len(hidden))
+    """The logits (T, C) of a chunk of the vocabulary, in `memory`; laid out word by word, which multiplies faster."""
+    size = chunk.stop - chunk.start
+    out = memory[: size * len(hidden)].view(size, len(hidden))
     if bias is None:
         return torch.mm(weight[chunk], hidden.T, out=out).T
     return torch.addmm(bias[chunk, None], weight[chunk], hidden.T, out=out).T
 
 
-def _pass(hidden, weight, bias, tokens, temperature, powers, backend) -> tuple[Tensor, Tensor, Tensor]:
-    """Largest logit (T,), vocabulary sums (2 powers, T), and the tokens' own logits (T,), over the temperature."""
+def _inside(tokens: Tensor, chunk: slice) -> tuple[Tensor, Tensor]:
+    """Which tokens lie in a chunk, and where in it."""
+    states = ((tokens >= chunk.start) & (tokens < chunk.stop)).nonzero().squeeze(-1)
+    return states, tokens[states] - chunk.start
+
+
+def _one_pass(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    tokens: Tensor,
+    temperature: float,
+    powers: int,
+    backend: Backend,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The tokens' logits over the temperature (T,), the largest ones (T,), and the vocabulary sums (2 powers, T)."""
     dtype = accumulator(hidden.dtype)
     largest = hidden.new_full(tokens.shape, -torch.inf, dtype=dtype)
     sums = hidden.new_zeros((2 * powers, *tokens.shape), dtype=torch.float64)
-    z_k = hidden.new_empty(tokens.shape, dtype=dtype)
+    z_k = torch.empty_like(largest)
     chunks = _chunks(len(hidden), len(weight))
     memory = hidden.new_empty(len(hidden) * chunks[0].stop)
     for chunk in chunks:
-        z = _logits(hidden, weight, bias, chunk, memory)
-        m, part = backend.vocabulary_sums(z, temperature, powers)
-        together = torch.maximum(largest, m)
-        sums = _rescaled(sums, largest, together) + _rescaled(part.double(), m, together)
-        largest = together
-        here = (tokens >= chunk.start) & (tokens < chunk.stop)
-        z_k[here] = z[here].gather(-1, tokens[here, None] - chunk.start).squeeze(-1).to(dtype)
-    return largest, sums.to(dtype), z_k / temperature
+        logits = _logits(hidden, weight, bias, chunk, memory)
+        m, part = backend.vocabulary_sums(logits, temperature, powers)
+        larger = torch.maximum(largest, m)
+        part = part.double().where(m > -torch.inf, 0.0)  # a chunk of masked words only has no sums
+        sums = _rescaled(sums, largest - larger) + _rescaled(part, m - larger)
+        largest = larger
+        states, places = _inside(tokens, chunk)
+        z_k[states] = logits[states, places].to(dtype) / temperature
+    return z_k, largest, sums.to(dtype)
 
 
-def _rescaled(sums: Tensor, largest: Tensor, larger: Tensor) -> Tensor:
-    """Sums relative to one largest logit, as they are relative to a larger one: d falls by the gap."""
-    gap = (largest - larger).double().clamp(min=LOWEST)
-    out = torch.empty_like(sums)
-    for j in range(len(sums) // 2):
-        factor = ((j + 1) * gap).exp()
-        out[2 * j] = factor * sums[2 * j]
-        out[2 * j + 1] = factor * (sums[2 * j + 1] + gap * sums[2 * j])
-    return out
+def _rescaled(sums: Tensor, gap: Tensor) -> Tensor:
+    """The sums when each d grows by `gap`, which is not positive: sum e^j takes e^(j gap), and sum e^j d follows."""
+    gap = gap.double().nan_to_num(nan=LOWEST, neginf=LOWEST).clamp(min=LOWEST)  # NaN: both largest logits are -inf
+    plain, weighted = sums[::2], sums[1::2]
+    powers = torch.arange(1, len(plain) + 1, device=sums.device).unsqueeze(-1)
+    factors = (powers * gap).exp()
+    return torch.stack((factors * plain, factors * (weighted + gap * plain)), 1).flatten(0, 1)
 
 
 class _LogProb(torch.autograd.Function):
+    """log p of the tokens; keeps hidden states and head for backward, which are there anyway."""
+
     @staticmethod
     def forward(ctx, hidden, weight, bias, tokens, z_k, largest, log_s, temperature, backend: Backend):
         ctx.save_for_backward(hidden, weight, bias, tokens, z_k, largest + log_s)
@@ -119,28 +134,28 @@ class _LogProb(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad_log_prob):
+        # With G = scale (e_k - p), the gradients are G weight, G^T hidden and the sum of G over states.
         hidden, weight, bias, tokens, z_k, normalizer = ctx.saved_tensors
-        needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         scale = grad_log_prob / ctx.temperature
         at_token = scale - scale * (z_k - normalizer).exp()
-        grad_hidden = torch.zeros_like(hidden, dtype=scale.dtype) if needs_hidden else None
-        grad_weight = torch.empty_like(weight) if needs_weight else None
-        grad_bias = torch.empty_like(bias) if needs_bias else None
+        of_hidden = hidden.new_zeros(hidden.shape, dtype=scale.dtype) if ctx.needs_input_grad[0] else None
+        of_weight = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
+        of_bias = torch.empty_like(bias) if ctx.needs_input_grad[2] else None
         chunks = _chunks(len(hidden), len(weight))
         memory = hidden.new_empty(len(hidden) * chunks[0].stop)
         for chunk in chunks:
-            z = _logits(hidden, weight, bias, chunk, memory)
-            grad = z
-            ctx.backend.scaled_softmax(grad, z, normalizer, -scale, ctx.temperature)
-            here = ((tokens >= chunk.start) & (tokens < chunk.stop)).nonzero().squeeze(-1)
-            grad[here, tokens[here] - chunk.start] = at_token[here].to(grad.dtype)
-            if needs_hidden:
-                if grad.dtype == grad_hidden.dtype:
-                    grad_hidden.addmm_(grad, weight[chunk])
+            grad = _logits(hidden, weight, bias, chunk, memory)
+            ctx.backend.scaled_softmax(grad, grad, normalizer, -scale, ctx.temperature)
+            states, places = _inside(tokens, chunk)
+            grad[states, places] = at_token[states].to(grad.dtype)
+            if of_hidden is not None:
+                if grad.dtype == of_hidden.dtype:
+                    of_hidden.addmm_(grad, weight[chunk])
                 else:
-                    grad_hidden += grad @ weight[chunk]
-            if needs_weight:
-                torch.mm(grad.T, hidden, out=grad_weight[chunk])
-            if needs_bias:
-                grad_bias[chunk] = grad.sum(0)
-        return grad_hidden.to(hidden.dtype) if needs_hidden else None, grad_weight, grad_bias, *[None] * 6
+                    of_hidden += grad @ weight[chunk]
+            if of_weight is not None:
+                torch.mm(grad.T, hidden, out=of_weight[chunk])
+            if of_bias is not None:
+                of_bias[chunk] = grad.sum(0)
+        of_hidden = None if of_hidden is None else of_hidden.to(hidden.dtype)
+        return of_hidden, of_weight, of_bias, *(None,) * 6
