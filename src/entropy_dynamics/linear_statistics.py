@@ -12,7 +12,8 @@ from entropy_dynamics.theory import check_largest, check_tokens
 from entropy_dynamics.token_statistics import TokenStatistics, check_temperature, from_sums
 
 CHUNK_ELEMENTS = 2**20  # logits at once
-SMALLEST_CHUNK = 1024  # words of the vocabulary at once, however many states there are
+MULTIPLIED_AT_ONCE = 512  # words; so narrow, the multiplication is fastest
+SMALLEST_CHUNK = 4096  # words of the vocabulary at once, however many states there are
 
 
 def linear_token_statistics(
@@ -71,12 +72,15 @@ def _chunks(states: int, vocabulary: int) -> list[slice]:
 
 
 def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, chunk: slice, memory: Tensor) -> Tensor:
-    """The logits (T, C) of a chunk of the vocabulary, in `memory`; laid out word by word, which multiplies faster."""
+    """The logits (T, C) of a chunk of the vocabulary, in `memory`."""
     size = chunk.stop - chunk.start
-    out = memory[: size * len(hidden)].view(size, len(hidden))
-    if bias is None:
-        return torch.mm(weight[chunk], hidden.T, out=out).T
-    return torch.addmm(bias[chunk, None], weight[chunk], hidden.T, out=out).T
+    out = memory[: len(hidden) * size].view(len(hidden), size)
+    for start in range(0, size, MULTIPLIED_AT_ONCE):
+        part = slice(start, start + MULTIPLIED_AT_ONCE)
+        torch.mm(hidden, weight[chunk][part].T, out=out[:, part])
+    if bias is not None:
+        out += bias[chunk]
+    return out
 
 
 def _inside(tokens: Tensor, chunk: slice) -> tuple[Tensor, Tensor]:
@@ -95,31 +99,32 @@ def _one_pass(
     backend: Backend,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The tokens' logits over the temperature (T,), the largest ones (T,), and the vocabulary sums (2 powers, T)."""
-    dtype = accumulator(hidden.dtype)
-    largest = hidden.new_full(tokens.shape, -torch.inf, dtype=dtype)
-    sums = hidden.new_zeros((2 * powers, *tokens.shape), dtype=torch.float64)
-    z_k = torch.empty_like(largest)
     chunks = _chunks(len(hidden), len(weight))
     memory = hidden.new_empty(len(hidden) * chunks[0].stop)
+    z_k = hidden.new_empty(tokens.shape, dtype=accumulator(hidden.dtype))
+    parts = []
     for chunk in chunks:
         logits = _logits(hidden, weight, bias, chunk, memory)
-        m, part = backend.vocabulary_sums(logits, temperature, powers)
-        larger = torch.maximum(largest, m)
-        part = part.double().where(m > -torch.inf, 0.0)  # a chunk of masked words only has no sums
-        sums = _rescaled(sums, largest - larger) + _rescaled(part, m - larger)
-        largest = larger
+        parts.append(backend.vocabulary_sums(logits, temperature, powers))
         states, places = _inside(tokens, chunk)
-        z_k[states] = logits[states, places].to(dtype) / temperature
-    return z_k, largest, sums.to(dtype)
+        z_k[states] = logits[states, places].to(z_k.dtype) / temperature
+    return z_k, *_together(*map(torch.stack, zip(*parts)))
 
 
-def _rescaled(sums: Tensor, gap: Tensor) -> Tensor:
-    """The sums when each d grows by `gap`, which is not positive: sum e^j takes e^(j gap), and sum e^j d follows."""
-    gap = gap.double().nan_to_num(nan=LOWEST, neginf=LOWEST).clamp(min=LOWEST)  # NaN: both largest logits are -inf
-    plain, weighted = sums[::2], sums[1::2]
-    powers = torch.arange(1, len(plain) + 1, device=sums.device).unsqueeze(-1)
-    factors = (powers * gap).exp()
-    return torch.stack((factors * plain, factors * (weighted + gap * plain)), 1).flatten(0, 1)
+def _together(largest: Tensor, sums: Tensor) -> tuple[Tensor, Tensor]:
+    """Largest logits (T,) and sums (2 powers, T) of the vocabulary from those of its chunks, (n, T) and (n, 2 powers, T).
+
+    Where each d falls by g, sum e^j becomes exp(-j g) sum e^j, and sum e^j d becomes exp(-j g) times
+    (sum e^j d - g sum e^j).
+    """
+    together = largest.amax(0)
+    gap = (together - largest).double().clamp(max=-LOWEST).unsqueeze(1)
+    sums = sums.double().where(largest.unsqueeze(1) > -torch.inf, 0.0)  # a chunk of masked words only has none
+    plain, weighted = sums[:, ::2], sums[:, 1::2]
+    powers = torch.arange(1, plain.shape[1] + 1, device=sums.device).unsqueeze(-1)
+    factors = (-powers * gap).exp()
+    moved = torch.stack((factors * plain, factors * (weighted - gap * plain)), 2)
+    return together, moved.sum(0).flatten(0, 1).to(largest.dtype)
 
 
 class _LogProb(torch.autograd.Function):

@@ -109,7 +109,7 @@ def trl(weights: dict, warm_up: int, steps: int) -> tuple[list[float], float]:
 
 def measure(side: str, threads: int, warm_up: int, steps: int) -> tuple[float, float]:
     """Median seconds per step of one side in a fresh process, and its mean reward."""
-    command = [sys.executable, "-m", "entropy_dynamics.bench", "--side", side]
+    command = [sys.executable, "-m", "entropy_dynamics.step_bench", "--side", side]
     options = {"--threads": threads, "--warm-up": warm_up, "--steps": steps}
     command += [str(word) for pair in options.items() for word in pair]
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
