@@ -57,7 +57,7 @@ def test_lower_precision_is_accumulated_in_float32(dtype, monkeypatch):
         assert_close(a, b, rtol=1e-5 if dtype == torch.float32 else 0.02, atol=1e-5)
     for a, b in zip(gradients(actual.log_prob, hidden, weight), gradients(expected.log_prob, hidden, weight)):
         assert a.dtype == dtype
-        assert_close(a, b, rtol=0, atol=(1e-6 if dtype == torch.float32 else 0.01) * b.abs().max().item())
+        assert_close(a, b, rtol=0, atol=(3e-6 if dtype == torch.float32 else 0.01) * b.abs().max().item())
 
 
 def test_only_the_gradients_that_are_asked_for():

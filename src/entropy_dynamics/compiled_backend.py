@@ -71,4 +71,5 @@ def _scaled_softmax(out: Tensor, logits: Tensor, normalizer: Tensor, scale: Tens
 def _no_view(matrix: Tensor) -> Tensor:
     """The same matrix as a tensor of its own: code for a view would be made anew for each shape of what it views."""
     own = torch.empty(0, dtype=matrix.dtype, device=matrix.device)
-    return own.set_(matrix.untyped_storage(), matrix.storage_offset(), matrix.shape, matrix.stride())
+    step = matrix.stride(0) if len(matrix) > 1 else matrix.shape[1]  # that of a single row says nothing
+    return own.set_(matrix.untyped_storage(), matrix.storage_offset(), matrix.shape, (step, matrix.stride(1)))

@@ -102,20 +102,20 @@ def _one_pass(
     chunks = _chunks(len(hidden), len(weight))
     memory = hidden.new_empty(len(hidden) * chunks[0].stop)
     z_k = hidden.new_empty(tokens.shape, dtype=accumulator(hidden.dtype))
-    parts = []
-    for chunk in chunks:
+    largest, sums = z_k.new_empty((len(chunks), *tokens.shape)), z_k.new_empty((len(chunks), 2 * powers, *tokens.shape))
+    for number, chunk in enumerate(chunks):
         logits = _logits(hidden, weight, bias, chunk, memory)
-        parts.append(backend.vocabulary_sums(logits, temperature, powers))
+        largest[number], sums[number] = backend.vocabulary_sums(logits, temperature, powers)
         states, places = _inside(tokens, chunk)
         z_k[states] = logits[states, places].to(z_k.dtype) / temperature
-    return z_k, *_together(*map(torch.stack, zip(*parts)))
+    return z_k, *_together(largest, sums)
 
 
 def _together(largest: Tensor, sums: Tensor) -> tuple[Tensor, Tensor]:
-    """Largest logits (T,) and sums (2 powers, T) of the vocabulary from those of its chunks, (n, T) and (n, 2 powers, T).
+    """Largest logits (T,) and sums (2 powers, T) of the vocabulary from its chunks' (n, T) and (n, 2 powers, T).
 
-    Where each d falls by g, sum e^j becomes exp(-j g) sum e^j, and sum e^j d becomes exp(-j g) times
-    (sum e^j d - g sum e^j).
+    Where each d falls by g, sum e^j becomes exp(-j g) sum e^j, and sum e^j d becomes
+    exp(-j g) (sum e^j d - g sum e^j).
     """
     together = largest.amax(0)
     gap = (together - largest).double().clamp(max=-LOWEST).unsqueeze(1)
