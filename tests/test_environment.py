@@ -46,7 +46,13 @@ def test_environment_yml_is_python_pip_and_the_lock():
 
 
 def test_every_import_of_the_package_is_declared():
-    names = {"": PROJECT["dependencies"], "bench.py": PROJECT["optional-dependencies"]["bench"]}
+    extras = PROJECT["optional-dependencies"]
+    names = {
+        "": PROJECT["dependencies"],
+        "step_bench.py": extras["bench"],
+        "statistics_bench.py": extras["bench"],
+        "triton_backend.py": extras["triton"],
+    }
     names = {file: {canonicalize_name(Requirement(text).name) for text in texts} for file, texts in names.items()}
     distributions = metadata.packages_distributions()
     for path in (ROOT / "src").rglob("*.py"):

@@ -413,6 +413,22 @@ CLAIMS: dict[str, Claim] = {
             "test_tables.py::test_pass_at_matched_average_by_hand",
         ),
         Claim(
+            "one-pass",
+            "All that Clip_V needs costs half the time of a log_softmax, or less, and next to no memory",
+            "ours (the paper: an overhead)",
+            _NOTEBOOK_07,
+            "token_statistics.token_statistics",
+            "test_backends.py::test_statistics_and_gradients",
+        ),
+        Claim(
+            "head-in-chunks",
+            "From hidden states, without the logits, the same statistics and gradients take a tenth of the memory",
+            "ours",
+            _NOTEBOOK_07,
+            "linear_statistics.linear_token_statistics",
+            "test_linear_statistics.py::test_they_are_those_of_the_logits",
+        ),
+        Claim(
             "grpo-collapses",
             "GRPO gains 0.2 Avg@32 and loses 60 % of its entropy with every seed",
             "the paper's premise",

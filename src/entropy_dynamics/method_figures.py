@@ -217,3 +217,25 @@ def differences(table: pd.DataFrame) -> Figure:
         panel.set_xlabel("minus GRPO's")
     panels[0].set_yticks(rows, arms)
     return figure
+
+
+def cost(table: pd.DataFrame) -> Figure:
+    """Time and extra memory of the statistics of 512 tokens against the vocabulary, forward; one line a way.
+
+    Args:
+        table: way, vocabulary, milliseconds, memory (extra bytes over those of the logits).
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3.0))
+    colours = dict(zip(dict.fromkeys(table["way"]), (POSITIVE, "#56b4e9", NEGATIVE, "#cc78bc", "#ca9161", NEUTRAL)))
+    for (way, some), marker in zip(table.groupby("way", sort=False), "oPsD^v"):
+        left.loglog(some["vocabulary"], some["milliseconds"], marker=marker, ms=4, color=colours[way], label=way)
+        right.semilogx(some["vocabulary"], some["memory"], marker=marker, ms=4, color=colours[way])
+    for panel in (left, right):
+        panel.set_xlabel("vocabulary (words)")
+        panel.minorticks_off()
+        sizes = list(dict.fromkeys(table["vocabulary"]))
+        panel.set_xticks(sizes, [f"{size:,}" for size in sizes], fontsize=8)
+    left.set_ylabel("milliseconds")
+    right.set_ylabel("peak extra memory / logits")
+    figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize=8)
+    return figure
