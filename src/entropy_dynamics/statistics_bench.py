@@ -2,7 +2,7 @@
 
     python -m entropy_dynamics.statistics_bench
 
-Times of one case come from one process in which the ways take turns; peak memory from a fresh process for each way.
+Times of one case come from one process in which the ways take turns, peak memory from another one.
 """
 
 import argparse
@@ -146,12 +146,13 @@ def seconds_of_each(case: Case, rounds: int) -> dict[str, list[float]]:
     return seconds
 
 
-def extra_bytes(way: str, case: Case) -> int:
-    """Peak memory of one call beyond its inputs and the gradients that it returns."""
+def extra_bytes(case: Case) -> dict[str, int]:
+    """Peak memory of one call of every way, beyond its inputs and the gradients that it returns."""
     arguments = inputs(case)
-    call(way, case, arguments)  # compilers and libraries take memory once
     returned = sum(4 * x.numel() for x in arguments if x.requires_grad)
-    return peak_memory(lambda: call(way, case, arguments)) - returned
+    for way in ways(case):
+        call(way, case, arguments)  # compilers and libraries take memory once
+    return {way: peak_memory(lambda: call(way, case, arguments)) - returned for way in ways(case)}  # noqa: B023
 
 
 def errors(case: Case) -> dict[str, float]:
@@ -187,6 +188,7 @@ def run_child(task: str, case: Case, *arguments: str, threads: int) -> object:
 def measure(case: Case, *, rounds: int, threads: int) -> list[dict]:
     """One row for each way: milliseconds, time relative to ours in the same round, memory relative to the logits."""
     seconds = run_child("time", case, str(rounds), threads=threads)
+    memory = run_child("memory", case, threads=threads)
     ours = seconds[next(iter(WAYS[case.source]))]
     return [
         asdict(case)
@@ -194,7 +196,7 @@ def measure(case: Case, *, rounds: int, threads: int) -> list[dict]:
             "way": way,
             "milliseconds": 1e3 * statistics.median(seconds[way]),
             "times_ours": statistics.median(theirs / mine for theirs, mine in zip(seconds[way], ours)),
-            "memory": run_child("memory", case, way, threads=threads) / case.logits_bytes,
+            "memory": memory[way] / case.logits_bytes,
         }
         for way in seconds
     ]
@@ -222,7 +224,7 @@ def main() -> None:
         case = Case(**json.loads(case))
         tasks = {
             "time": lambda: seconds_of_each(case, int(arguments[0])),
-            "memory": lambda: extra_bytes(arguments[0], case),
+            "memory": lambda: extra_bytes(case),
             "errors": lambda: errors(case),
         }
         print(json.dumps(tasks[task]()))
