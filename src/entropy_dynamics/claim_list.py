@@ -422,7 +422,7 @@ CLAIMS: dict[str, Claim] = {
         ),
         Claim(
             "head-in-chunks",
-            "From hidden states, without the logits, the same statistics and gradients take a sixth of the memory",
+            "From hidden states, without the logits, the same statistics and gradients take a tenth of the memory",
             "ours",
             _NOTEBOOK_07,
             "linear_statistics.linear_token_statistics",

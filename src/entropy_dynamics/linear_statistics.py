@@ -11,9 +11,9 @@ from entropy_dynamics.backends import LOWEST, Backend, accumulator, select
 from entropy_dynamics.theory import check_largest, check_tokens
 from entropy_dynamics.token_statistics import TokenStatistics, check_temperature, from_sums
 
-CHUNK_ELEMENTS = 2**20  # logits at once
+CHUNK_ELEMENTS = 2**19  # logits at once
 MULTIPLIED_AT_ONCE = 512  # words; so narrow, the multiplication is fastest
-SMALLEST_CHUNK = 4096  # words of the vocabulary at once, however many states there are
+SMALLEST_CHUNK = 1536  # words of the vocabulary at once, however many states there are
 
 
 def linear_token_statistics(
