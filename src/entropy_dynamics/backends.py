@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 CHUNK_ELEMENTS = 2**18  # logits in work at once: a megabyte or so of scratch, whatever the batch
-WORTH_COMPILING = 2**24  # logits; compilation takes seconds, and saves about 30 ms on every call of this size
+WORTH_COMPILING = 2**24  # logits; compilation takes seconds once, and saves tens of milliseconds on every call
 LOWEST = -1e4  # stands for d = -inf: its exponential is 0 in every dtype, and e d is 0, too, not NaN
 
 
@@ -96,7 +96,39 @@ def _scaled_softmax(out: Tensor, logits: Tensor, normalizer: Tensor, scale: Tens
 EAGER = Backend(_vocabulary_sums, _scaled_softmax)
 
 
-def matrices(logits: Tensor) -> Iterator[tuple[int, ...]]:
+def from_matrices(
+    sums_of_matrix: Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]],
+    softmax_of_matrix: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], None],
+) -> Backend:
+    """A backend made of the same two operations on matrices (T, V) of any strides.
+
+    Args:
+        sums_of_matrix: (logits, 1 / temperature, powers) -> m (T,) and the sums (2 powers, T).
+        softmax_of_matrix: (out, logits, normalizer (T,), scale (T,), 1 / temperature); out may be the logits.
+    """
+
+    def vocabulary_sums(logits: Tensor, temperature: float, powers: int) -> tuple[Tensor, Tensor]:
+        dtype = accumulator(logits.dtype)
+        largest = logits.new_empty(logits.shape[:-1], dtype=dtype)
+        sums = logits.new_empty((2 * powers, *logits.shape[:-1]), dtype=dtype)
+        inverse = torch.tensor(1 / temperature, dtype=dtype, device=logits.device)
+        for index in _matrices(logits):
+            m, part = sums_of_matrix(logits[index].view(-1, logits.shape[-1]), inverse, powers)
+            largest[index] = m.view(largest[index].shape)
+            sums[:, *index] = part.view(sums[:, *index].shape)
+        return largest, sums
+
+    def scaled_softmax(out: Tensor, logits: Tensor, normalizer: Tensor, scale: Tensor, temperature: float) -> None:
+        inverse = torch.tensor(1 / temperature, dtype=normalizer.dtype, device=logits.device)
+        for index in _matrices(logits):
+            places = out[index].view(-1, out.shape[-1])
+            rows = places if out is logits else logits[index].view(-1, logits.shape[-1])
+            softmax_of_matrix(places, rows, normalizer[index].reshape(-1), scale[index].reshape(-1), inverse)
+
+    return Backend(vocabulary_sums, scaled_softmax)
+
+
+def _matrices(logits: Tensor) -> Iterator[tuple[int, ...]]:
     """Indices of the leading axes that cut (..., V) into as few parts as can be viewed as matrices (states, V)."""
     if logits.numel() == 0:
         return
@@ -104,7 +136,7 @@ def matrices(logits: Tensor) -> Iterator[tuple[int, ...]]:
         logits.view(-1, logits.shape[-1])
     except RuntimeError:  # its strides do not allow that
         for first in range(len(logits)):
-            yield from ((first, *rest) for rest in matrices(logits[first]))
+            yield from ((first, *rest) for rest in _matrices(logits[first]))
     else:
         yield ()
 

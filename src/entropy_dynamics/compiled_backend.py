@@ -6,7 +6,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from entropy_dynamics.backends import EAGER, LOWEST, Backend, accumulator, matrices
+from entropy_dynamics.backends import EAGER, LOWEST, Backend, from_matrices
 
 PART = 2**15  # so many logits of a state are added up before the sum goes to float64
 VARIANTS = 64  # code is made once for each dtype, kind of strides, size above 4096 or not, and 4 sums or 6; never more
@@ -16,7 +16,7 @@ _log = logging.getLogger(__name__)
 @cache
 def compiled_backend() -> Backend:
     """The compiled backend, or the eager one, with a line in the log, where nothing can be compiled."""
-    backend = Backend(_vocabulary_sums, _scaled_softmax)
+    backend = from_matrices(_sums_of_matrix, _softmax_of_matrix)
     try:
         backend.vocabulary_sums(torch.zeros(64, PART), 1.0, 2)
     except Exception as error:  # whatever a missing or broken compiler raises
@@ -43,29 +43,17 @@ def _softmax(out: Tensor, logits: Tensor, normalizer: Tensor, scale: Tensor, inv
     out.copy_((z - normalizer.unsqueeze(-1)).exp() * scale.unsqueeze(-1))
 
 
-def _vocabulary_sums(logits: Tensor, temperature: float, powers: int) -> tuple[Tensor, Tensor]:
-    dtype = accumulator(logits.dtype)
-    largest = logits.new_empty(logits.shape[:-1], dtype=dtype)
-    sums = logits.new_empty((2 * powers, *logits.shape[:-1]), dtype=dtype)
-    inverse = torch.tensor(1 / temperature, dtype=dtype, device=logits.device)
-    for index in matrices(logits):
-        rows = logits[index].view(-1, logits.shape[-1])
-        m = rows.amax(-1).to(dtype) * inverse
-        parts = rows.tensor_split(-(-rows.shape[-1] // PART), -1)
-        with torch._dynamo.config.patch(recompile_limit=VARIANTS):
-            total = sum(torch.stack(_sums(_no_view(part), m, inverse, powers)).double() for part in parts)
-        largest[index] = m.view(largest[index].shape)
-        sums[:, *index] = total.view(sums[:, *index].shape).to(dtype)
-    return largest, sums
+def _sums_of_matrix(logits: Tensor, inverse_temperature: Tensor, powers: int) -> tuple[Tensor, Tensor]:
+    m = logits.amax(-1).to(inverse_temperature.dtype) * inverse_temperature
+    parts = logits.tensor_split(-(-logits.shape[-1] // PART), -1)
+    with torch._dynamo.config.patch(recompile_limit=VARIANTS):
+        return m, sum(torch.stack(_sums(_no_view(part), m, inverse_temperature, powers)).double() for part in parts)
 
 
-def _scaled_softmax(out: Tensor, logits: Tensor, normalizer: Tensor, scale: Tensor, temperature: float) -> None:
-    inverse = torch.tensor(1 / temperature, dtype=normalizer.dtype, device=logits.device)
-    for index in matrices(logits):
-        places = _no_view(out[index].view(-1, out.shape[-1]))
-        rows = places if out is logits else _no_view(logits[index].view(-1, logits.shape[-1]))
-        with torch._dynamo.config.patch(recompile_limit=VARIANTS):
-            _softmax(places, rows, normalizer[index].reshape(-1), scale[index].reshape(-1), inverse)
+def _softmax_of_matrix(out: Tensor, logits: Tensor, normalizer: Tensor, scale: Tensor, inverse: Tensor) -> None:
+    places = _no_view(out)
+    with torch._dynamo.config.patch(recompile_limit=VARIANTS):
+        _softmax(places, places if out is logits else _no_view(logits), normalizer, scale, inverse)
 
 
 def _no_view(matrix: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""How much memory a computation needs at its peak, beyond what the process held before. Linux only."""
+"""How much memory a computation needs at its peak, beyond what the process held before. Linux with glibc only."""
 
 import ctypes
 import re

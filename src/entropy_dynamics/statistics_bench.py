@@ -27,9 +27,6 @@ from entropy_dynamics.receipts import provenance
 from entropy_dynamics.token_statistics import token_statistics
 
 WIDTH = 576  # of the hidden states, as in SmolLM2-135M
-OURS, OURS_LINEAR = "one pass", "one pass, chunks of the head"
-GATHER, GATHER_LINEAR = "log_softmax and gather", "head, log_softmax and gather"
-MATERIALISED = "head, one pass"
 
 
 @dataclass(frozen=True)
@@ -86,20 +83,22 @@ def gather(logits: Tensor, tokens: Tensor) -> Tensor:
     return logits.log_softmax(-1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
 
 
-# Each returns log-probabilities, whatever else it computes.
+# Ours first. Each returns log-probabilities, whatever else it computes.
 WAYS: dict[str, dict[str, Callable[..., Tensor]]] = {
     "logits": {
-        OURS: lambda logits, tokens: token_statistics(logits, tokens).log_prob,
+        "one pass": lambda logits, tokens: token_statistics(logits, tokens).log_prob,
         "one pass, eager": lambda logits, tokens: token_statistics(logits, tokens, backend="eager").log_prob,
         "released code": released,
         "TRL": of_trl,
-        GATHER: gather,
+        "log_softmax and gather": gather,
         "plain sum": lambda logits, tokens: logits.sum(-1),
     },
     "hidden states": {
-        OURS_LINEAR: lambda hidden, weight, tokens: linear_token_statistics(hidden, weight, tokens).log_prob,
-        MATERIALISED: lambda hidden, weight, tokens: token_statistics(hidden @ weight.T, tokens).log_prob,
-        GATHER_LINEAR: lambda hidden, weight, tokens: gather(hidden @ weight.T, tokens),
+        "one pass, chunks of the head": lambda hidden, weight, tokens: (
+            linear_token_statistics(hidden, weight, tokens).log_prob
+        ),
+        "head, one pass": lambda hidden, weight, tokens: token_statistics(hidden @ weight.T, tokens).log_prob,
+        "head, log_softmax and gather": lambda hidden, weight, tokens: gather(hidden @ weight.T, tokens),
         "TRL's fused head": of_trl_linear,
     },
 }

@@ -6,7 +6,7 @@ import triton.language as tl
 from torch import Tensor
 from triton import knobs
 
-from entropy_dynamics.backends import LOWEST, Backend, accumulator, matrices
+from entropy_dynamics.backends import LOWEST, Backend, from_matrices
 
 BLOCK = 4096  # logits of one state in registers at once
 
@@ -19,7 +19,7 @@ def triton_backend(device: torch.device) -> Backend:
     """
     if device.type != "cuda" and not knobs.runtime.interpret:
         raise ValueError(f"backend 'triton' needs logits on a CUDA device, these are on {device}; choose 'auto'")
-    return Backend(_vocabulary_sums, _scaled_softmax)
+    return from_matrices(_sums_of_matrix, _softmax_of_matrix)
 
 
 @triton.jit
@@ -89,32 +89,24 @@ def _softmax(
     tl.store(place, value.to(out_ptr.dtype.element_ty), mask=inside)
 
 
-def _vocabulary_sums(logits: Tensor, temperature: float, powers: int) -> tuple[Tensor, Tensor]:
-    dtype = accumulator(logits.dtype)
-    largest = logits.new_empty(logits.shape[:-1], dtype=dtype)
-    sums = logits.new_empty((2 * powers, *logits.shape[:-1]), dtype=dtype)
-    inverse = torch.tensor(1 / temperature, dtype=dtype, device=logits.device)
-    for index in matrices(logits):
-        rows = logits[index].view(-1, logits.shape[-1])
-        m, part = rows.new_empty(len(rows), dtype=dtype), rows.new_empty((2 * powers, len(rows)), dtype=dtype)
-        _sums[(len(rows),)](
-            rows, inverse, m, part, *rows.stride(), len(rows), rows.shape[1],
-            powers == 3, LOWEST, _block(rows.shape[1]), _triton_dtype(dtype),
+def _sums_of_matrix(logits: Tensor, inverse_temperature: Tensor, powers: int) -> tuple[Tensor, Tensor]:
+    states, vocabulary = logits.shape
+    m, sums = inverse_temperature.new_empty(states), inverse_temperature.new_empty((2 * powers, states))
+    with torch.cuda.device_of(logits):
+        _sums[(states,)](
+            logits, inverse_temperature, m, sums, *logits.stride(), states, vocabulary,
+            powers == 3, LOWEST, _block(vocabulary), _triton_dtype(m.dtype),
         )  # fmt: skip
-        largest[index] = m.view(largest[index].shape)
-        sums[:, *index] = part.view(sums[:, *index].shape)
-    return largest, sums
+    return m, sums
 
 
-def _scaled_softmax(out: Tensor, logits: Tensor, normalizer: Tensor, scale: Tensor, temperature: float) -> None:
-    inverse = torch.tensor(1 / temperature, dtype=normalizer.dtype, device=logits.device)
-    for index in matrices(logits):
-        places, rows = (x[index].view(-1, logits.shape[-1]) for x in (out, logits))
-        per_state = (x[index].reshape(-1).contiguous() for x in (normalizer, scale))
-        block = _block(rows.shape[1])
-        _softmax[(len(rows), triton.cdiv(rows.shape[1], block))](
-            places, rows, inverse, *per_state, *places.stride(), *rows.stride(), rows.shape[1],
-            block, _triton_dtype(normalizer.dtype),
+def _softmax_of_matrix(out: Tensor, logits: Tensor, normalizer: Tensor, scale: Tensor, inverse: Tensor) -> None:
+    states, vocabulary = logits.shape
+    block = _block(vocabulary)
+    with torch.cuda.device_of(logits):
+        _softmax[(states, triton.cdiv(vocabulary, block))](
+            out, logits, inverse, normalizer.contiguous(), scale.contiguous(), *out.stride(), *logits.stride(),
+            vocabulary, block, _triton_dtype(normalizer.dtype),
         )  # fmt: skip
 
 
