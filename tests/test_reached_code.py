@@ -10,6 +10,7 @@ from entropy_dynamics.reached_code import reached
 A = '''
 """Module docstring."""
 import torch
+from math import exp, log as ln
 from entropy_dynamics import b
 from entropy_dynamics.c import helper as renamed, Unused
 
@@ -18,7 +19,7 @@ TABLE = {"one": one, "two": two}
 
 def entry(x):
     """Docstring."""
-    return one(x) + b.used(SIZE)
+    return one(x) + b.used(SIZE) + torch.exp(x) + exp(x)
 
 def one(x):
     return renamed(x)
@@ -60,9 +61,12 @@ def test_what_counts_and_what_does_not():
     assert code(a=A.replace("return b.unused(x)", "return 0")) == before
     assert code(b=B.replace("def unused(x): return x", "def unused(x): return 2")) == before
     assert code(c=C.replace("pass", "x = 1")) == before
+    assert code(a=A.replace("log as ln", "log1p as ln")) == before
     for name, old, new in (
         ("a", "return one(x)", "return -one(x)"),
         ("a", "SIZE = 3", "SIZE = 4"),
+        ("a", "import exp,", "import expm1 as exp,"),
+        ("a", "import torch", "import numpy as torch"),
         ("b", "def used(x): return x", "def used(x): return 2"),
         ("b", "register()", "register(1)"),  # a statement at the top runs for whoever uses the module
         ("d", "min(x, LIMIT)", "max(x, LIMIT)"),  # reached through a name that c imports

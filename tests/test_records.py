@@ -94,7 +94,7 @@ def test_origins_name_the_code_that_a_computation_runs_through():
     assert not {"store.py", "files.py", "figures.py", "compiled_backend.py"} & origin(TINY).keys()
 
 
-def test_no_run_uses_the_backends_that_its_key_leaves_out(tmp_path):
+def test_no_run_uses_the_backends_that_its_key_leaves_out():
     program = (
         "import sys; sys.modules.update(dict.fromkeys("
         "['entropy_dynamics.compiled_backend', 'entropy_dynamics.triton_backend'])); "

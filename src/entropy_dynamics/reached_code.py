@@ -1,7 +1,8 @@
 """The code that a computation runs through: every definition of the package that its entry point reaches by name.
 
 Names are followed through the syntax trees, so a definition that nothing on the way mentions does not count, and one
-that is mentioned counts even if it happens not to be called. Comments and docstrings never count.
+that is mentioned counts even if it happens not to be called. So do imports from elsewhere. Comments and docstrings
+never count.
 """
 
 import ast
@@ -16,9 +17,9 @@ Place = tuple[str, str]  # module and name
 
 @dataclass(frozen=True)
 class Module:
-    """A module's top level, without imports and docstring, and what it imports from the package."""
+    """A module's top level without its docstring."""
 
-    definitions: dict[str, list[ast.stmt]]  # by name; "" for statements that define none
+    definitions: dict[str, list[ast.stmt]]  # by name, imports of other packages too; "" for statements without one
     imported: dict[str, Place | str]  # local name -> (module, name), or a module
 
 
@@ -65,7 +66,15 @@ def reached(
 def _module(tree: ast.Module) -> Module:
     definitions: dict[str, list[ast.stmt]] = {}
     for node in tree.body:
-        if isinstance(node, ast.Import | ast.ImportFrom) or _is_docstring(node, tree):
+        if _is_docstring(node, tree) or (isinstance(node, ast.ImportFrom) and _is_of_the_package(node)):
+            continue
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            for alias in node.names:
+                bound = alias.asname or alias.name.partition(".")[0]
+                alone = ast.Import([alias])
+                if isinstance(node, ast.ImportFrom):
+                    alone = ast.ImportFrom(node.module, [alias], node.level)
+                definitions.setdefault(bound, []).append(alone)
             continue
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             names = [node.name]
@@ -86,7 +95,7 @@ def _imports(tree: ast.Module) -> dict[str, Place | str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import) and any(alias.name.startswith(PACKAGE.name) for alias in node.names):
             raise ImportError(f"import {PACKAGE.name}... hides what a record depends on; write from ... import")
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.partition(".")[0] == PACKAGE.name:
+        if isinstance(node, ast.ImportFrom) and _is_of_the_package(node):
             below = node.module.partition(".")[2]
             for alias in node.names:
                 place = (below, alias.name) if below else alias.name
@@ -114,6 +123,10 @@ def _mentions(node: ast.stmt, name: str, module: Module) -> Iterable[Place]:
             yield place, attributes[id(part)]
         elif place:
             yield place
+
+
+def _is_of_the_package(node: ast.ImportFrom) -> bool:
+    return (node.module or "").partition(".")[0] == PACKAGE.name
 
 
 def _is_docstring(node: ast.stmt, tree: ast.Module) -> bool:

@@ -1,8 +1,7 @@
 """Records of training: one for each config and each state of the code that makes it, computed if it is not there yet.
 
 A record's key is the hash of its config and its origin: the definitions that the computation reaches (see
-`reached_code`) and the versions of the libraries. So a key says what a record is, on
-whatever machine it was made.
+`reached_code`) and the versions of the libraries. So a key says what a record is, on whatever machine it was made.
 """
 
 import ast
