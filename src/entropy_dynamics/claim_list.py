@@ -414,7 +414,7 @@ CLAIMS: dict[str, Claim] = {
         ),
         Claim(
             "one-pass",
-            "At 151,936 words all that Clip_V needs takes at most half the time of a log_softmax, and next to no memory",
+            "At 151,936 words all that Clip_V needs takes at most half the time of a log_softmax and next to no memory",
             "ours (the paper: an overhead)",
             _NOTEBOOK_07,
             "token_statistics.token_statistics",
