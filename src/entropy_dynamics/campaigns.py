@@ -2,12 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 
+from entropy_dynamics.anatomy import Anatomy, Trial
 from entropy_dynamics.experiment import Experiment
 from entropy_dynamics.grpo import StepConfig
+from entropy_dynamics.language_model import COMMITTED, SMOLLM2, Responses
+from entropy_dynamics.language_model_anatomy import LanguageModelAnatomy, batches_of
 from entropy_dynamics.methods import Rule
 from entropy_dynamics.policies import WarmStart
 from entropy_dynamics.probe import Probe
-from entropy_dynamics.records import run_all
+from entropy_dynamics.records import Config, run_all
 from entropy_dynamics.store import Store
 
 # Which way entropy must go when only these tokens keep their gradient: (sign of A, S above or below 0) -> direction.
@@ -166,6 +169,53 @@ def results(*, seeds: Sequence[int] = SEEDS, arms: Sequence[str] = tuple(MAIN)) 
     return {(arm, seed): with_rule(base(seed), MAIN[arm]) for arm in arms for seed in seeds}
 
 
+def trials() -> dict[str, Trial]:
+    """Steps that are taken apart: GRPO's and the interventions' with SGD and Adam, and what else an optimizer does."""
+    rules = {"GRPO": Rule()} | {n: rule for n, rule in intervention_rules().items() if n.startswith("keep S")}
+    sgd, adam = {"optimizer": "sgd", "learning_rate": 0.2}, {"learning_rate": 3e-4, "max_grad_norm": 1.0}
+    return {
+        **{f"SGD, {name}": Trial(rule=rule, **sgd) for name, rule in rules.items()},
+        **{f"Adam, {name}": Trial(rule=rule, **adam) for name, rule in rules.items()},
+        "Adam without history": Trial(**adam | {"optimizer": "fresh adam"}),
+        "Adam, weight decay 0.1": Trial(**adam | {"optimizer": "adamw", "weight_decay": 0.1}),
+        "Adam, gradient clipped to 0.05": Trial(**adam | {"max_grad_norm": 0.05}),
+        "Adam, ten times the rate": Trial(**adam | {"learning_rate": 3e-3}),
+    }
+
+
+def anatomies(*, seeds: Sequence[int] = (0, 1, 2)) -> dict[int, Anatomy]:
+    """Steps of the small policy taken apart along a run of GRPO, by seed."""
+    return {seed: Anatomy(experiment=Experiment(seed=seed), trials=trials()) for seed in seeds}
+
+
+def language_model_anatomy(responses: Responses, *, model: str = SMOLLM2, batches: int = 4) -> LanguageModelAnatomy:
+    """Steps of a language model on given responses; those after the first `batches` times six are the unseen ones."""
+    *trained, unseen = batches_of(responses, batches=batches + 1, size=6, max_tokens=24)
+    steps = {
+        "SGD": Trial(optimizer="sgd", learning_rate=1e-3),
+        "Adam, 1e-6": Trial(optimizer="fresh adam", learning_rate=1e-6),
+        "Adam, 1e-5": Trial(optimizer="fresh adam", learning_rate=1e-5),
+    }
+    return LanguageModelAnatomy(model=model, batches=tuple(trained), unseen=unseen, trials=steps)
+
+
+def ledgers(*, seeds: Sequence[int] = (0, 1, 2), steps: int = 40) -> Runs:
+    """GRPO with one and with four updates a batch, at two learning rates, with the entropy ledger at every step."""
+    return {
+        (f"{updates} x {rate:g}", seed): Experiment(
+            seed=seed,
+            steps=steps,
+            learning_rate=rate,
+            step=StepConfig(updates=updates),
+            ledger_every=1,
+            evaluation_samples=4,
+        )
+        for updates in (1, 4)
+        for rate in (3e-4, 1e-3)
+        for seed in seeds
+    }
+
+
 def with_rule(base: Experiment, rule: Rule) -> Experiment:
     """The base config with another rule and nothing else changed."""
     return base.model_copy(update={"step": base.step.model_copy(update={"rule": rule})})
@@ -176,8 +226,9 @@ def records_of(runs: Mapping, store: Store, *, jobs: int = 2) -> dict:
     return dict(zip(runs, run_all(list(runs.values()), store, jobs=jobs)))
 
 
-def all_runs() -> list[Experiment | Probe]:
-    """Every run that the notebooks 03 and 05 to 08 look at, each once."""
+def all_runs() -> list[Config]:
+    """Every run that the notebooks 03 to 08 look at, each once."""
     trained = (plain(), interventions(), results(), methods(), probes(), sweeps(), cheap_diversity())
-    groups = (before(plain()), before(results()), *trained)
+    taken_apart = (anatomies(), {0: language_model_anatomy(Responses.read(COMMITTED))}, ledgers())
+    groups = (before(plain()), before(results()), *trained, *taken_apart)
     return list({run.model_dump_json(): run for group in groups for run in group.values()}.values())

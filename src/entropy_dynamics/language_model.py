@@ -8,7 +8,7 @@ import importlib.util
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -171,18 +171,24 @@ def response_logits(
     """Teacher-force `responses`: for each batch, the logits (n, V) that its n response tokens (n,) were drawn from."""
     pairs = list(zip(responses.prompt_ids, responses.response_ids, strict=True))
     for start in range(0, len(pairs), batch_size):
-        batch = pairs[start : start + batch_size]
-        length = max(len(prompt) + len(response) for prompt, response in batch)
-        ids = torch.zeros(len(batch), length, dtype=torch.long)
-        is_response = torch.zeros(len(batch), length, dtype=torch.bool)
-        for row, (prompt, response) in enumerate(batch):
-            ids[row, : len(prompt) + len(response)] = torch.tensor(prompt + response)
-            is_response[row, len(prompt) : len(prompt) + len(response)] = True
-        # Padding stands on the right, where causal attention cannot see it. The head is applied to the hidden
-        # states of response tokens only: a token's logits come from the position before it.
-        hidden = model.get_decoder()(input_ids=ids).last_hidden_state
-        logits = model.get_output_embeddings()(hidden[:, :-1][is_response[:, 1:]])
-        yield logits, ids[is_response]
+        yield teacher_force(model, pairs[start : start + batch_size])
+
+
+def teacher_force(
+    model: PreTrainedModel, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]
+) -> tuple[Tensor, Tensor]:
+    """The logits (n, V) and ids (n,) of all response tokens of (prompt, response) pairs; differentiable."""
+    length = max(len(prompt) + len(response) for prompt, response in pairs)
+    ids = torch.zeros(len(pairs), length, dtype=torch.long)
+    is_response = torch.zeros(len(pairs), length, dtype=torch.bool)
+    for row, (prompt, response) in enumerate(pairs):
+        ids[row, : len(prompt) + len(response)] = torch.tensor([*prompt, *response])
+        is_response[row, len(prompt) : len(prompt) + len(response)] = True
+    # Padding stands on the right, where causal attention cannot see it. The head is applied to the hidden
+    # states of response tokens only: a token's logits come from the position before it.
+    hidden = model.get_decoder()(input_ids=ids).last_hidden_state
+    logits = model.get_output_embeddings()(hidden[:, :-1][is_response[:, 1:]])
+    return logits, ids[is_response]
 
 
 def main() -> None:

@@ -20,7 +20,9 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from entropy_dynamics.anatomy import Anatomy, run_anatomy
 from entropy_dynamics.experiment import Experiment, run
+from entropy_dynamics.language_model_anatomy import LanguageModelAnatomy, run_language_model_anatomy
 from entropy_dynamics.policies import WarmStart, warm_start
 from entropy_dynamics.probe import Probe, run_probe
 from entropy_dynamics.reached_code import reached, read_sources
@@ -28,9 +30,15 @@ from entropy_dynamics.store import Record, Store, digest
 
 LIBRARIES = ("torch", "transformers", "numpy")
 _log = logging.getLogger(__name__)
-Config = WarmStart | Experiment | Probe
-_WARM_START = ("policies", "warm_start")  # every run starts from one
-_ENTRY = {WarmStart: _WARM_START, Experiment: ("experiment", "run"), Probe: ("probe", "run_probe")}
+Config = WarmStart | Experiment | Probe | Anatomy | LanguageModelAnatomy
+_WARM_START = ("policies", "warm_start")  # every run of the small policy starts from one
+_ENTRY = {
+    WarmStart: _WARM_START,
+    Experiment: ("experiment", "run"),
+    Probe: ("probe", "run_probe"),
+    Anatomy: ("anatomy", "run_anatomy"),
+    LanguageModelAnatomy: ("language_model_anatomy", "run_language_model_anatomy"),
+}
 # No result depends on them: they keep files, or serve vocabularies far larger than the one that is trained on.
 _WITHOUT = {"store", "files", "compiled_backend", "triton_backend"}
 
@@ -44,8 +52,10 @@ _SOURCES = _read_sources()  # the code that this process has loaded, whatever ha
 
 def origin(config: Config) -> dict[str, str]:
     """What the record of a config depends on besides the config: hashes of code, versions of libraries."""
-    rules = {("methods", rule) for rule in _rules_of(config)}
-    code = _code_digests(frozenset({_WARM_START, _ENTRY[type(config)]} | rules), tuple(_SOURCES.items()))
+    entries = {_ENTRY[type(config)]} | {("methods", rule) for rule in _rules_of(config)}
+    if _start(config) is not None or isinstance(config, WarmStart):
+        entries.add(_WARM_START)
+    code = _code_digests(frozenset(entries), tuple(_SOURCES.items()))
     return code | {name: metadata.version(name).partition("+")[0] for name in LIBRARIES}
 
 
@@ -57,11 +67,12 @@ def _code_digests(entries: frozenset, sources: tuple[tuple[str, ast.Module], ...
 
 
 def _rules_of(config: Config) -> set[str]:
-    if isinstance(config, WarmStart):
+    if isinstance(config, WarmStart | LanguageModelAnatomy):
         return set()
     if isinstance(config, Experiment):
         return {config.step.rule.name}
-    return {rule.name for rule in config.rules} | _rules_of(config.experiment)
+    own = config.rules if isinstance(config, Probe) else [trial.rule for trial in config.trials.values()]
+    return {rule.name for rule in own} | _rules_of(config.experiment)
 
 
 def record_key(config: Config) -> str:
@@ -81,22 +92,32 @@ def load_or_run(config: Config, store: Store) -> Record:
             raise RuntimeError("the package's files changed since this process started; start it anew")
         start = time.perf_counter()
         with _reproducible():
-            if isinstance(config, WarmStart):
-                record = Record({"config": config.model_dump(mode="json")}, warm_start(config))
-            else:
-                record = (run if isinstance(config, Experiment) else run_probe)(config, start_weights)
+            record = _make(config, store)
         record.document["origin"] = origin(config)
         return record, time.perf_counter() - start
 
     key = record_key(config)
     if (record := store.get(key)) is not None:
         return record
-    start_weights = {} if isinstance(config, WarmStart) else load_or_run(_start(config), store.working()).tensors
+    if (start := _start(config)) is not None:
+        load_or_run(start, store.working())
     return store.compute(key, make)
 
 
-def _start(config: Experiment | Probe) -> WarmStart:
+def _start(config: Config) -> WarmStart | None:
+    """The warm start that a run trains from."""
+    if isinstance(config, WarmStart | LanguageModelAnatomy):
+        return None
     return config.start if isinstance(config, Experiment) else config.experiment.start
+
+
+def _make(config: Config, store: Store) -> Record:
+    if isinstance(config, WarmStart):
+        return Record({"config": config.model_dump(mode="json")}, warm_start(config))
+    if isinstance(config, LanguageModelAnatomy):
+        return run_language_model_anatomy(config)
+    compute = {Experiment: run, Probe: run_probe, Anatomy: run_anatomy}[type(config)]
+    return compute(config, load_or_run(_start(config), store.working()).tensors)
 
 
 @contextlib.contextmanager
@@ -112,7 +133,7 @@ def _reproducible() -> Iterator[None]:
         torch.use_deterministic_algorithms(deterministic)
 
 
-def run_all(configs: Sequence[Experiment | Probe], store: Store, *, jobs: int = 2) -> list[Record]:
+def run_all(configs: Sequence[Config], store: Store, *, jobs: int = 2) -> list[Record]:
     """The records of all configs, in order; the missing ones are computed `jobs` at a time, one thread each.
 
     What was finished before an interruption or an error is in the store and is not computed again.
@@ -129,7 +150,7 @@ def run_all(configs: Sequence[Experiment | Probe], store: Store, *, jobs: int = 
             len(missing),
             len(set(keys)),
         )
-    needed = {record_key(_start(config)): _start(config) for config in missing.values()}
+    needed = {record_key(start): start for config in missing.values() if (start := _start(config)) is not None}
     starts = [start for key, start in needed.items() if store.working().get(key) is None]
     for stage, name in ((starts, "warm starts"), (list(missing.values()), "runs")):
         if stage:

@@ -3,6 +3,7 @@
     python -m entropy_dynamics.retrain
 
 trains into a fresh store, whatever is committed, and replaces the committed records and the table of tokens.
+With --missing it makes only the runs without a committed record, and adds theirs.
 """
 
 import argparse
@@ -60,13 +61,36 @@ def export(store: Store, data: Path, *, seconds: float | None) -> None:
         os.replace(table, data / "lens_tokens.csv")
 
 
+def add_missing(store: Store, data: Path, *, jobs: int) -> int:
+    """Make the runs without a record in `data`/records, add theirs and say so in origin.json; how many there were."""
+    made_by, folder = provenance(), data / "records"
+    committed = Store(store.root, folder)
+    keys = {record_key(run): run for run in campaigns.all_runs()}
+    missing = [key for key in keys if committed.get(key) is None]
+    run_all([keys[key] for key in missing], store, jobs=jobs)
+    for key in missing:
+        store.export(key, folder)
+    origin = json.loads((folder / "origin.json").read_text())
+    origin["seconds_of_records"] |= {key: store.seconds(key) for key in missing}
+    origin["sha256"] |= {f"{key}.json": sha256(folder / f"{key}.json") for key in missing}
+    added = {"command": "python -m entropy_dynamics.retrain --missing", "records": missing, **made_by}
+    origin["added"] = [*origin.get("added", []), added]
+    write_atomically(folder / "origin.json", json.dumps(origin, indent=1, sort_keys=True) + "\n")
+    return len(missing)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--store", type=Path, default=Path("build/retrained"), help="working store")
     parser.add_argument("--resume", action="store_true", help="use what the store already has")
+    parser.add_argument("--missing", action="store_true", help="make only what has no committed record, and add it")
     parser.add_argument("--data", type=Path, default=Path("data"), help="where records are released")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")
     options = parser.parse_args()
+    if options.missing:
+        count = add_missing(Store(options.store), options.data, jobs=options.jobs)
+        print(f"{count} records added to {options.data}")
+        return
     if not options.resume and options.store.exists() and any(options.store.iterdir()):
         parser.error(f"{options.store} is not empty; remove it, or pass --resume to use what it has")
     store = Store(options.store)
