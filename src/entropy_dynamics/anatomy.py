@@ -44,7 +44,7 @@ class Trial(BaseModel):
     optimizer: str = Field(default="adam", pattern="^(sgd|adam|fresh adam|adamw)$")
     learning_rate: float = Field(gt=0)
     weight_decay: float = Field(default=0.0, ge=0, description="decoupled, with adamw only")
-    max_grad_norm: float = Field(default=torch.inf, gt=0)
+    max_grad_norm: float | None = Field(default=None, gt=0, description="gradients are clipped to it; None leaves them")
 
 
 class Anatomy(BaseModel):
@@ -202,7 +202,12 @@ def _step(
     twin = copy.deepcopy(policy)
     optimizer = make_optimizer(trial, list(twin.parameters()), None if trial.optimizer == "fresh adam" else running)
     grpo.ascend(
-        twin, optimizer, rollout, batch, terms, config.model_copy(update={"max_grad_norm": trial.max_grad_norm})
+        twin,
+        optimizer,
+        rollout,
+        batch,
+        terms,
+        config.model_copy(update={"max_grad_norm": trial.max_grad_norm or torch.inf}),
     )
     return [(new - old).detach() for new, old in zip(twin.parameters(), policy.parameters())]
 

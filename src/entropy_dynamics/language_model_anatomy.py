@@ -111,6 +111,6 @@ def _step(parameters: list[Tensor], gradients: tuple[Tensor, ...], trial: Trial)
     optimizer = make_optimizer(trial, twins)
     for twin, gradient in zip(twins, gradients):
         twin.grad = gradient.clone()
-    torch.nn.utils.clip_grad_norm_(twins, trial.max_grad_norm)
+    torch.nn.utils.clip_grad_norm_(twins, trial.max_grad_norm or torch.inf)
     optimizer.step()
     return [(twin - parameter).detach() for twin, parameter in zip(twins, parameters)]
