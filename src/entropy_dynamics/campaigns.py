@@ -170,17 +170,21 @@ def results(*, seeds: Sequence[int] = SEEDS, arms: Sequence[str] = tuple(MAIN)) 
 
 
 def trials() -> dict[str, Trial]:
-    """Steps that are taken apart: GRPO's and the interventions' with SGD and Adam, and what else an optimizer does."""
+    """Steps that are taken apart: GRPO's and the interventions', with SGD and with Adam that does or does not go on."""
     rules = {"GRPO": Rule()} | {n: rule for n, rule in intervention_rules().items() if n.startswith("keep S")}
-    sgd, adam = {"optimizer": "sgd", "learning_rate": 0.2}, {"learning_rate": 3e-4, "max_grad_norm": 1.0}
-    return {
-        **{f"SGD, {name}": Trial(rule=rule, **sgd) for name, rule in rules.items()},
-        **{f"Adam, {name}": Trial(rule=rule, **adam) for name, rule in rules.items()},
-        "Adam without history": Trial(**adam | {"optimizer": "fresh adam"}),
-        "Adam, weight decay 0.1": Trial(**adam | {"optimizer": "adamw", "weight_decay": 0.1}),
-        "Adam, gradient clipped to 0.05": Trial(**adam | {"max_grad_norm": 0.05}),
-        "Adam, ten times the rate": Trial(**adam | {"learning_rate": 3e-3}),
+    adam = {"learning_rate": 3e-4, "max_grad_norm": 1.0}
+    optimizers = {
+        "SGD": {"optimizer": "sgd", "learning_rate": 0.03},
+        "Adam, no history": adam | {"optimizer": "fresh adam"},
+        "Adam": adam,
     }
+    variants = {
+        "Adam, weight decay 0.1": adam | {"optimizer": "adamw", "weight_decay": 0.1},
+        "Adam, gradient clipped to 0.05": adam | {"max_grad_norm": 0.05},
+        "Adam, ten times the rate": adam | {"learning_rate": 3e-3},
+    }
+    made = {f"{name}: {arm}": Trial(rule=rule, **o) for name, o in optimizers.items() for arm, rule in rules.items()}
+    return made | {f"{name}: GRPO": Trial(**o) for name, o in variants.items()}
 
 
 def anatomies(*, seeds: Sequence[int] = (0, 1, 2)) -> dict[int, Anatomy]:

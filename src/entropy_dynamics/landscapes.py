@@ -9,6 +9,7 @@ from scipy.optimize import brentq, minimize_scalar
 from torch import Tensor
 
 from entropy_dynamics import theory
+from entropy_dynamics.remainder import trust_radius
 
 
 def simplex_field(resolution: int) -> pd.DataFrame:
@@ -100,3 +101,18 @@ def lowest_over_all_policies() -> tuple[float, float]:
 def lowest_entropy_that_attains_minimum() -> float:
     """The entropy (nats) above which some policy reaches the lower bound -e^{-1-H} of S (identity 4)."""
     return float(brentq(lambda h: binary_entropy(np.exp(-1 - h)) - h, 0.1, 2.0))
+
+
+def radius_plane(vocabulary: int, *, points: int = 28) -> pd.DataFrame:
+    """Trust radius of the first token of `policy_at` over the (p, H) plane; columns p, entropy, radius.
+
+    NaN where no policy is, infinite where the sign is right up to |alpha| = 100.
+    """
+    rows = []
+    for p in np.geomspace(1e-4, 0.999, points):
+        for h in np.linspace(0.05, 0.98 * np.log(vocabulary), points):
+            radius = np.nan
+            if is_attainable(p, h, vocabulary):
+                radius = trust_radius(policy_at(p, h, vocabulary), torch.tensor(0)).item()
+            rows.append({"p": p, "entropy": h, "radius": radius})
+    return pd.DataFrame(rows)

@@ -1,4 +1,4 @@
-"""The paper's first-order statements as SymPy identities: each difference must simplify to zero.
+"""The paper's first-order statements, and what lies beyond them, as SymPy identities: differences that must be zero.
 
 The logits enter as weights w_i = exp(z_i) > 0, so that everything but the logarithms is rational and
 d/dz_i = w_i d/dw_i.
@@ -79,6 +79,36 @@ def hessian(size: int) -> list[Expr]:
         for i in range(size)
         for k in range(size)
     ]
+
+
+def grpo_second_order(size: int) -> list[Expr]:
+    """Half of d' (d2H/dz2) d along d = e_k - p, minus its form in four moments of the policy, for every token."""
+    a = SymbolicPolicy(size)
+    gradient = [a.derivative(a.entropy, i) for i in range(size)]
+    curvature = [[a.derivative(g, j) for j in range(size)] for g in gradient]
+    square, cube = (sum(p**n for p in a.p) for n in (2, 3))
+    cube_log = sum(p**3 * log_p for p, log_p in zip(a.p, a.log_p))
+    differences = []
+    for k in range(size):
+        d = [_is(i, k) - a.p[i] for i in range(size)]
+        along = sum(d[i] * curvature[i][j] * d[j] for i in range(size) for j in range(size)) / 2
+        p, s = a.p[k], a.s[k]
+        weighted = (s + p) * (1 - 2 * p) + (1 + a.entropy) * cube + cube_log
+        moments = (-weighted + 2 * (p - square) * (s - a.baseline) + (p - square) ** 2) / 2
+        differences.append(along - moments)
+    return differences
+
+
+def exact_change(size: int) -> list[Expr]:
+    """H(q) - H(p) + KL(q || p) + sum_i S_i q_i / p_i for an arbitrary other policy q of the same tokens."""
+    a = SymbolicPolicy(size)
+    growth = sympy.symbols(f"g1:{size + 1}", positive=True)
+    total = sum(w * g for w, g in zip(a.w, growth))
+    q = [w * g / total for w, g in zip(a.w, growth)]
+    log_q = [sympy.log(w) + sympy.log(g) - sympy.log(total) for w, g in zip(a.w, growth)]
+    change = -sum(x * log_x for x, log_x in zip(q, log_q)) - a.entropy
+    kl = sum(x * (log_x - log_p) for x, log_x, log_p in zip(q, log_q, a.log_p))
+    return [change + kl + sum(s * x / p for s, x, p in zip(a.s, q, a.p))]
 
 
 def _covariance(p, x, y) -> Expr:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from entropy_dynamics import theory
+from entropy_dynamics.remainder import trust_radius
 from entropy_dynamics.token_statistics import token_statistics
 
 STATES_AT_ONCE = 2  # a few float64 rows of a large vocabulary stay in the processor's cache
@@ -160,6 +161,35 @@ def remainder_table(
             rms = {name: float(np.sqrt((values**2).mean())) for name, values in left.items()}
             rows.append({"vocabulary": size, "step": step, **rms})
     return pd.DataFrame(rows)
+
+
+def radius_table(batches: Iterable[tuple[Tensor, Tensor]], *, tokens: int, seed: int) -> pd.DataFrame:
+    """Trust radii of `tokens` of the sampled tokens, drawn at random: log_prob, entropy, centred, second_order, radius.
+
+    Args:
+        batches: (logits (n, V), tokens (n,)) pairs.
+
+    Returns:
+        One row a token, in float64: `second_order` is |D / Q|, where -alpha D + alpha^2 Q changes sign; `radius` is
+        infinite where the sign is right up to |alpha| = 100.
+    """
+    batches = list(batches)
+    count = sum(len(k) for _, k in batches)
+    drawn = torch.zeros(count, dtype=torch.bool)
+    drawn[torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:tokens]] = True
+    rows = []
+    for (logits, k), chosen in zip(batches, drawn.split([len(k) for _, k in batches])):
+        for z, token in zip(logits[chosen].split(STATES_AT_ONCE), k[chosen].split(STATES_AT_ONCE)):
+            statistics = token_statistics(z.double(), token, curvature=True)
+            columns = {
+                "log_prob": statistics.log_prob,
+                "entropy": statistics.entropy,
+                "centred": statistics.centred,
+                "second_order": (statistics.centred / statistics.curvature).abs(),
+                "radius": trust_radius(z.double(), token),
+            }
+            rows.append(pd.DataFrame({name: column.numpy() for name, column in columns.items()}))
+    return pd.concat(rows, ignore_index=True)
 
 
 def random_policies(states: int, size: int, *, seed: int) -> tuple[Tensor, Tensor]:
