@@ -174,8 +174,8 @@ def trials() -> dict[str, Trial]:
     rules = {"GRPO": Rule()} | {n: rule for n, rule in intervention_rules().items() if n.startswith("keep S")}
     adam = {"learning_rate": 3e-4, "max_grad_norm": 1.0}
     optimizers = {
-        "SGD": {"optimizer": "sgd", "learning_rate": 0.03},
-        "Adam, no history": adam | {"optimizer": "fresh adam"},
+        "SGD": {"optimizer": "sgd", "learning_rate": 0.01},
+        "Adam, no history": adam | {"optimizer": "fresh adam", "learning_rate": 3e-5},
         "Adam": adam,
     }
     variants = {
