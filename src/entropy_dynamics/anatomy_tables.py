@@ -84,16 +84,17 @@ def cumulated(series: pd.DataFrame) -> pd.DataFrame:
 
 
 def steps_tracked(table: pd.DataFrame, *, within: float) -> pd.DataFrame:
-    """How many steps the cumulated first order stays within a share of what was measured: arm, seed, steps, of, gap.
+    """How many steps the cumulated first order stays within `within` nats of what was measured.
 
-    A run counts until |parameters - measured| first exceeds `within` times the largest |measured| so far; `gap` is
-    that ratio at the end of the run.
+    Returns:
+        One row a run: arm, seed, steps until the gap is first larger (all of them, if it never is), of, and gap, the
+        prediction minus the measurement at the end (nats).
     """
     rows = []
     for (arm, seed), run in table.groupby(["arm", "seed"], sort=False):
-        ratio = (run.parameters - run.measured).abs() / run.measured.abs().cummax()
-        steps = int((ratio <= within).cumprod().sum())
-        rows.append({"arm": arm, "seed": seed, "steps": steps, "of": len(run), "gap": float(ratio.iloc[-1])})
+        gap = run.parameters - run.measured
+        steps = int((gap.abs() <= within).cumprod().sum())
+        rows.append({"arm": arm, "seed": seed, "steps": steps, "of": len(run), "gap": float(gap.iloc[-1])})
     return pd.DataFrame(rows)
 
 
