@@ -61,6 +61,22 @@ def test_a_release_with_a_record_missing_leaves_the_old_one(tmp_path, small):
     assert (data / "records" / "origin.json").read_text() == "old"
 
 
+def test_missing_records_are_added_and_the_others_left_alone(tmp_path, small, monkeypatch):
+    store, data = Store(tmp_path / "store"), tmp_path / "data"
+    run_all([TINY, PROBE], store, jobs=1)
+    retrain.export(store, data, seconds=1.0)
+    before = json.loads((data / "records" / "origin.json").read_text())
+    new = TINY.model_copy(update={"seed": 1})
+    monkeypatch.setattr(campaigns, "all_runs", lambda: [TINY, PROBE, new])
+    assert retrain.add_missing(store, data, jobs=1) == 1
+    assert retrain.add_missing(store, data, jobs=1) == 0
+    origin = json.loads((data / "records" / "origin.json").read_text())
+    name = f"{record_key(new)}.json"
+    assert origin["sha256"] == before["sha256"] | {name: sha256(data / "records" / name)}
+    assert origin["commit"] == before["commit"] and origin["added"][0]["records"] == [record_key(new)]
+    assert Store(tmp_path / "other", data / "records").get(record_key(new)).document["config"]["seed"] == 1
+
+
 def test_a_store_with_records_is_not_taken_for_nothing(tmp_path, small, monkeypatch, capsys):
     (tmp_path / "something").write_text("")
     monkeypatch.setattr("sys.argv", ["retrain", "--store", str(tmp_path), "--data", str(tmp_path / "data")])

@@ -28,6 +28,7 @@ _NOTEBOOK_00 = "00_start_here"
 _NOTEBOOK_01 = "01_single_logit_update"
 _NOTEBOOK_02 = "02_grpo_step"
 _NOTEBOOK_03 = "03_centred_discriminator"
+_NOTEBOOK_04 = "04_beyond_first_order"
 _NOTEBOOK_05 = "05_interventions"
 _NOTEBOOK_06 = "06_unified_lens"
 _NOTEBOOK_07 = "07_entropy_discriminator_clipping"
@@ -251,6 +252,110 @@ CLAIMS: dict[str, Claim] = {
             _NOTEBOOK_03,
             "sampling.sampler_bias",
             "test_sampling.py::test_sampler_bias_is_broken_and_repaired_as_claimed",
+        ),
+        Claim(
+            "second-order-exact",
+            "The second order of a GRPO step needs four moments of the policy (SymPy, V = 2, 3, 4)",
+            "ours, identity 6",
+            _NOTEBOOK_04,
+            "symbolic.grpo_second_order",
+            "test_symbolic.py::test_every_statement_simplifies_to_zero",
+        ),
+        Claim(
+            "second-order-one-pass",
+            "The second order comes from the same pass over the vocabulary and leaves an error of order alpha^3",
+            "ours, identity 6",
+            _NOTEBOOK_04,
+            "token_statistics.from_sums",
+            "test_backends.py::test_statistics_and_gradients",
+        ),
+        Claim(
+            "exact-change",
+            "Entropy changes by -S . dz - KL(q || p) - sum S psi(log q / p), exactly (SymPy, V = 2, 3, 4)",
+            "ours",
+            _NOTEBOOK_04,
+            "remainder.remainder",
+            "test_remainder.py::test_remainder_is_what_the_first_order_leaves",
+        ),
+        Claim(
+            "remainder-bound",
+            "What the first order leaves out of a GRPO step is below a proven bound, which is within a factor of 4",
+            "ours",
+            _NOTEBOOK_04,
+            "remainder.remainder_bound",
+            "test_remainder.py::test_no_policy_of_few_groups_breaks_the_bound_and_some_come_near_it",
+        ),
+        Claim(
+            "trust-radius-real",
+            "The LM's tokens: the sign holds for steps above 1 at the median; |D / Q| tells the small radii",
+            "ours",
+            _NOTEBOOK_04,
+            "remainder.trust_radius",
+            "test_remainder.py::test_trust_radius_is_the_first_failure_of_the_sign",
+        ),
+        Claim(
+            "effective-step",
+            "Updates move logits by far more than the learning rate, and still by less than the trust radius",
+            "ours (the paper: alpha is small)",
+            _NOTEBOOK_04,
+            "anatomy.effective_step",
+            "test_anatomy.py::test_effective_step_of_a_grpo_step_is_alpha_and_of_an_orthogonal_one_zero",
+        ),
+        Claim(
+            "parameters-first-order",
+            "First order along the real step tells the sign of nearly every state's change, trained or not",
+            "ours, identity 7",
+            _NOTEBOOK_04,
+            "anatomy.changes_along",
+            "test_anatomy.py::test_first_order_is_the_gradient_times_the_step",
+        ),
+        Claim(
+            "theorem-by-batch",
+            "Theorem 3.3 tells the sign of a batch's mean change, not of single states' (small policy)",
+            "ours, Theorem 3.3",
+            _NOTEBOOK_04,
+            "anatomy.run_anatomy",
+            "test_anatomy.py::test_an_anatomy_has_a_row_for_every_trial_and_kind_and_orders_that_converge",
+        ),
+        Claim(
+            "theorem-by-state-real",
+            "In SmolLM2 Theorem 3.3 tells the direction of most single updated states",
+            "ours, Theorem 3.3",
+            _NOTEBOOK_04,
+            "language_model_anatomy.run_language_model_anatomy",
+            "test_anatomy.py::test_a_language_model_is_taken_apart_alike",
+        ),
+        Claim(
+            "unseen-states",
+            "States that were never updated follow the updated ones, at a smaller scale",
+            "ours",
+            _NOTEBOOK_04,
+            "anatomy.run_anatomy",
+            "test_anatomy.py::test_a_trial_with_all_tokens_is_what_the_run_does_next",
+        ),
+        Claim(
+            "optimizers",
+            "Weight decay hardly matters in one step; ten times the rate is beyond first order",
+            "ours",
+            _NOTEBOOK_04,
+            "anatomy.make_optimizer",
+            "test_anatomy.py::test_an_anatomy_has_a_row_for_every_trial_and_kind_and_orders_that_converge",
+        ),
+        Claim(
+            "kernel-own",
+            "A state's own push keeps the theorem's sign, and is a small part of what moves the state",
+            "ours",
+            _NOTEBOOK_04,
+            "kernel.contributions",
+            "test_kernel.py::test_contributions_add_up_to_the_derivative_of_the_entropy",
+        ),
+        Claim(
+            "ledger-along-a-run",
+            "The first-order account keeps track with one update at the usual rate, and not with more",
+            "ours",
+            _NOTEBOOK_04,
+            "anatomy_tables.steps_tracked",
+            "test_anatomy_tables.py::test_steps_tracked_by_hand",
         ),
         Claim(
             "collapse-small",

@@ -64,9 +64,10 @@ def export(store: Store, data: Path, *, seconds: float | None) -> None:
 def add_missing(store: Store, data: Path, *, jobs: int) -> int:
     """Make the runs without a record in `data`/records, add theirs and say so in origin.json; how many there were."""
     made_by, folder = provenance(), data / "records"
-    committed = Store(store.root, folder)
     keys = {record_key(run): run for run in campaigns.all_runs()}
-    missing = [key for key in keys if committed.get(key) is None]
+    missing = [key for key in keys if not (folder / f"{key}.json").is_file()]
+    if not missing:
+        return 0
     run_all([keys[key] for key in missing], store, jobs=jobs)
     for key in missing:
         store.export(key, folder)
