@@ -6,9 +6,11 @@ import pandas as pd
 import pytest
 import torch
 
-from entropy_dynamics import anatomy, experiment, tasks
+from entropy_dynamics import anatomy, experiment, language_model_anatomy, tasks, theory
 from entropy_dynamics.anatomy import Anatomy, Trial, changes_along, effective_step, in_float64, run_anatomy
 from entropy_dynamics.experiment import Experiment, Trainer
+from entropy_dynamics.language_model import Responses, teacher_force
+from entropy_dynamics.language_model_anatomy import LanguageModelAnatomy, batches_of, run_language_model_anatomy
 from entropy_dynamics.ledger import entropy_ledger, mean_entropy
 from entropy_dynamics.methods import Rule
 from entropy_dynamics.policies import WarmStart, build_policy
@@ -145,6 +147,43 @@ def test_a_trial_with_all_tokens_is_what_the_run_does_next(weights, generous):
     after = anatomy.state_entropies(trainer.policy, rollout)
     pushed = report.terms.of_log_prob(report.batch) != 0
     assert table.measured["updated"] == pytest.approx((after - before)[pushed].mean().item(), rel=1e-2)
+
+
+def test_a_language_model_is_taken_apart_alike(monkeypatch):
+    """With the small policy as the language model: rows for all kinds, and the measured change is that of the step."""
+    policy = build_policy(START)
+    monkeypatch.setattr(language_model_anatomy, "load_language_model", lambda name: (copy.deepcopy(policy), None))
+    pairs = tuple(((1, 2, 3), (4, 5, 6, 7)) if i % 2 else ((3, 2), (1, 9, 8)) for i in range(4))
+    trials = {
+        "sgd": Trial(optimizer="sgd", learning_rate=1e-2),
+        "adam": Trial(learning_rate=1e-3, optimizer="fresh adam"),
+    }
+    config = LanguageModelAnatomy(batches=(pairs, pairs[:2]), unseen=(((7, 7), (1, 2)),), trials=trials)
+    document = run_language_model_anatomy(config).document
+    assert canonical(document)
+    batches = pd.DataFrame(document["batches"])
+    states = batches.pivot(index=["at", "trial"], columns="kind", values="states")
+    assert (states["unseen problems"] == 2).all()
+    assert (states["updated"] + states["same responses"]).tolist() == [14, 14, 7, 7]
+    generator = torch.Generator().manual_seed(0)
+    advantages = 2.0 * torch.randint(2, (4,), generator=generator).double() - 1
+    drawn = torch.rand(14, generator=generator) < config.updated
+    moved = in_float64(copy.deepcopy(policy))
+    logits, tokens = teacher_force(moved, pairs)
+    before = theory.entropy(logits)[drawn].mean().item()
+    weights = drawn * advantages.repeat_interleave(torch.tensor([len(response) for _, response in pairs]))
+    log_prob = logits.log_softmax(-1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+    (-(weights * log_prob).mean()).backward()
+    torch.optim.SGD(moved.parameters(), lr=1e-2).step()
+    after = theory.entropy(teacher_force(moved, pairs)[0])[drawn].mean().item()
+    assert batches.measured[0] == pytest.approx(after - before, rel=1e-5)
+
+
+def test_responses_are_cut_into_batches():
+    responses = Responses("m", 1.0, 0, [[1], [2], [3]], [[4, 5, 6], [7], [8]])
+    assert batches_of(responses, batches=1, size=2, max_tokens=2) == ((((1,), (4, 5)), ((2,), (7,))),)
+    with pytest.raises(ValueError, match="need 4 responses, got 3"):
+        batches_of(responses, batches=2, size=2, max_tokens=2)
 
 
 def test_a_hotter_policy_is_refused():

@@ -88,7 +88,7 @@ def test_the_adversary_reports_a_policy_that_has_its_remainder():
     p[1], rest = found.largest_other, 1 - found.probability - found.largest_other
     p[2:] = rest / 8
     r = remainder(p.log(), theory.grpo_logit_update(p.log(), torch.tensor(0), 0.5))
-    assert found.remainder == pytest.approx(r.item(), rel=1e-3)  # the rest is nearly even where |R| is largest
+    assert found.remainder == pytest.approx(r.item(), rel=1e-3)  # the rest is even where |R| is largest
 
 
 def test_the_bound_grows_with_the_step_as_its_square_or_faster_and_with_the_vocabulary():

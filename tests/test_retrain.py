@@ -73,7 +73,7 @@ def test_missing_records_are_added_and_the_others_left_alone(tmp_path, small, mo
     origin = json.loads((data / "records" / "origin.json").read_text())
     name = f"{record_key(new)}.json"
     assert origin["sha256"] == before["sha256"] | {name: sha256(data / "records" / name)}
-    assert origin["commit"] == before["commit"] and origin["added"][0]["records"] == [record_key(new)]
+    assert origin["seconds"] == before["seconds"] and origin["added"][0]["records"] == [record_key(new)]
     assert Store(tmp_path / "other", data / "records").get(record_key(new)).document["config"]["seed"] == 1
 
 

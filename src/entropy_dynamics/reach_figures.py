@@ -57,14 +57,14 @@ def radius_maps(plane: pd.DataFrame, cells: pd.DataFrame) -> Figure:
 
 def steps_and_radii(distributions: dict[str, dict[str, pd.Series]]) -> Figure:
     """Distribution functions of trust radii and of effective steps, one panel a policy."""
-    figure, panels = plt.subplots(1, len(distributions), figsize=(WIDTH, 3.4), sharey=True)
+    figure, panels = plt.subplots(1, len(distributions), figsize=(WIDTH, 4.0), sharey=True)
     for panel, (title, lines) in zip(panels, distributions.items()):
         colours = ["black", *seaborn.color_palette("flare", len(lines) - 1)]
         for (name, values), colour in zip(lines.items(), colours):
             x = np.sort(values.abs().to_numpy())
             panel.plot(x, np.arange(1, len(x) + 1) / len(x), color=colour, lw=1.8, label=name)
         panel.set(xscale="log", xlim=(1e-4, 1e3), title=title, xlabel=r"$|\alpha|$", ylim=(0, 1))
-        panel.legend(fontsize=7.5, loc="upper left")
+        panel.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.22))
     panels[0].set_ylabel("share of tokens at or below")
     return figure
 
@@ -72,14 +72,14 @@ def steps_and_radii(distributions: dict[str, dict[str, pd.Series]]) -> Figure:
 def predicted_and_measured(states: pd.DataFrame, batches: pd.DataFrame) -> Figure:
     """Measured changes against what Theorem 3.3 and the first order say: of single states above, of batches below."""
     figure, panels = plt.subplots(2, 2, figsize=(WIDTH, 6.2), constrained_layout=True)
-    columns = (("theorem", "Theorem 3.3, one factor", NEGATIVE), ("first", "first order in the parameters", POSITIVE))
-    for row, (table, name, size) in zip(panels, ((states, "one state", 4), (batches, "one batch (mean)", 16))):
+    columns = (("theorem", "Theorem 3.3", NEGATIVE), ("first", "first order", POSITIVE))
+    for row, (table, name, size) in zip(panels, ((states, "single states", 4), (batches, "batch means", 16))):
         limit = table.measured.abs().quantile(0.99)
         for axes, (column, title, colour) in zip(row, columns):
             axes.plot([-limit, limit], [-limit, limit], color="black", lw=0.8)
             axes.scatter(table[column], table.measured, s=size, alpha=0.5, color=colour, lw=0, rasterized=True)
-            axes.set(xlim=(-limit, limit), ylim=(-limit, limit), title=f"{title}: {name}")
-            axes.title.set_fontsize(9)
+            axes.set(xlim=(-limit, limit), ylim=(-limit, limit), title=f"{title}, {name}")
+            axes.title.set_fontsize(10)
             axes.set_xlabel("predicted $\\Delta H$ (nats)")
             axes.locator_params(nbins=5)
         row[0].set_ylabel("measured $\\Delta H$ (nats)")

@@ -126,8 +126,8 @@ def worst_remainder(alpha: float, vocabulary: int, *, seed: int = 0) -> Adversar
     found = differential_evolution(
         lambda position: -abs(_remainder_of_groups(*groups(position), alpha)), limits, seed=seed, maxiter=200, tol=1e-8
     )
-    mass, _ = groups(found.x)
-    return Adversary(_remainder_of_groups(*groups(found.x), alpha), float(mass[0]), float(mass[1]))
+    mass, count = groups(found.x)
+    return Adversary(_remainder_of_groups(mass, count, alpha), float(mass[0]), float((mass / count)[1:].max()))
 
 
 def _remainder_of_groups(mass: np.ndarray, count: np.ndarray, alpha: float) -> float:
