@@ -5,8 +5,11 @@ from typing import Annotated
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
+from tokenizers import Regex, Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Split
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from entropy_dynamics import tasks
 from entropy_dynamics.rollout import response_logits
@@ -48,6 +51,13 @@ def build_policy(config: WarmStart) -> LlamaForCausalLM:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         return LlamaForCausalLM(architecture).eval()
+
+
+def character_tokenizer() -> PreTrainedTokenizerFast:
+    """The alphabet of the tasks as a tokenizer of transformers, for trainers that want one; it pads on the left."""
+    characters = Tokenizer(WordLevel({character: i for i, character in enumerate(tasks.ALPHABET)}, unk_token=" "))
+    characters.pre_tokenizer = Split(Regex("."), "isolated")
+    return PreTrainedTokenizerFast(tokenizer_object=characters, eos_token="$", pad_token=" ", padding_side="left")
 
 
 def load_policy(config: WarmStart, weights: dict[str, Tensor]) -> LlamaForCausalLM:

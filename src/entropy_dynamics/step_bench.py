@@ -20,7 +20,7 @@ import torch
 
 from entropy_dynamics import tasks
 from entropy_dynamics.experiment import Experiment, run
-from entropy_dynamics.policies import load_policy
+from entropy_dynamics.policies import character_tokenizer, load_policy
 from entropy_dynamics.records import load_or_run
 from entropy_dynamics.store import Store
 
@@ -71,14 +71,9 @@ def ours(weights: dict, warm_up: int, steps: int) -> tuple[list[float], float]:
 def trl(weights: dict, warm_up: int, steps: int) -> tuple[list[float], float]:
     """Seconds of each step of TRL's GRPOTrainer after the warm-up, and the mean reward of all steps."""
     import datasets
-    from tokenizers import Regex, Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast, TrainerCallback
+    from transformers import TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
 
-    vocabulary = {character: i for i, character in enumerate(tasks.ALPHABET)}
-    characters = Tokenizer(models.WordLevel(vocabulary, unk_token=" "))
-    characters.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=characters, eos_token="$", pad_token=" ", padding_side="left")
     problems = tasks.split(CONFIG.size).training
     by_prompt = {problem.prompt: problem for problem in problems}
 
@@ -100,7 +95,7 @@ def trl(weights: dict, warm_up: int, steps: int) -> tuple[list[float], float]:
             reward_funcs=reward,
             args=GRPOConfig(output_dir=folder, max_steps=warm_up + steps, **TRL_SETTINGS),
             train_dataset=datasets.Dataset.from_dict({"prompt": [problem.prompt for problem in problems]}),
-            processing_class=tokenizer,
+            processing_class=character_tokenizer(),
             callbacks=[Clock()],
         )
         trainer.train()

@@ -1,0 +1,142 @@
+"""A batch that is split over processes is masked as if it were whole."""
+
+import os
+import socket
+
+import pytest
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file, save_file
+
+from entropy_dynamics import clipping
+from entropy_dynamics.global_clipping import keep, moments
+from entropy_dynamics.token_statistics import TokenStatistics
+
+CASES = {
+    "clip_b": {"method": "clip_b", "mu": 1.2},
+    "clip_b two-sided": {"method": "clip_b", "mu": 1.5, "reading": "two-sided"},
+    "clip_v": {"method": "clip_v", "mu": 1.2},
+    "clip_v two-sided": {"method": "clip_v", "mu": 1.5, "reading": "two-sided"},
+    "clip_v capped": {"method": "clip_v", "mu": 1.0, "max_fraction": 0.05},
+}
+
+
+def split_batch(seed=0):
+    """Responses of two processes with unequal counts, lengths and spreads; many values of |D| tie."""
+    generator = torch.Generator().manual_seed(seed)
+    rows, columns = 24, 11
+    spread = torch.where(torch.arange(rows) < 10, 0.25, 0.4).unsqueeze(-1)
+    s = (spread * torch.randn(rows, columns, generator=generator)).double()
+    d = (s - 0.1 * torch.rand(rows, columns, generator=generator)).mul(20).round() / 20
+    advantages = torch.randn(rows, 1, generator=generator).expand(rows, columns).contiguous()
+    lengths = torch.randint(1, columns + 1, (rows, 1), generator=generator)
+    lengths[:10] = lengths[:10].clamp(min=8)
+    mask = torch.arange(columns) < lengths
+    return {"s": s, "d": d, "advantages": advantages, "mask": mask}
+
+
+def statistics_of(batch):
+    nothing = torch.zeros_like(batch["s"])
+    return TokenStatistics(nothing, nothing, batch["s"], batch["s"] - batch["d"])
+
+
+def whole(batch, *, method, mu, reading="released", max_fraction=None):
+    arguments = (statistics_of(batch), batch["advantages"], batch["mask"])
+    if method == "clip_b":
+        return clipping.clip_b(*arguments, mu=mu, reading=reading)
+    return clipping.clip_v(*arguments, mu=mu, reading=reading, max_fraction=max_fraction)
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("seed", range(5))
+def test_one_process_masks_as_clipping_does(case, seed):
+    batch = split_batch(seed)
+    arguments = (statistics_of(batch), batch["advantages"], batch["mask"])
+    found = keep(
+        statistics=arguments[0], advantages=arguments[1], mask=arguments[2], batch=moments(*arguments), **CASES[case]
+    )
+    assert torch.equal(found, whole(batch, **CASES[case]))
+    assert 0 < (batch["mask"] & ~found).sum() < batch["mask"].sum()
+
+
+def test_moments_by_hand():
+    s, d = torch.tensor([[1.0, 3.0, 9.0]]), torch.tensor([[0.0, 2.0, 9.0]])
+    nothing = torch.zeros(1, 3)
+    advantages, mask = torch.tensor([[-1.0]]), torch.tensor([[True, True, False]])
+    found = moments(TokenStatistics(nothing, nothing, s, s - d), advantages, mask)
+    assert (found.tokens, found.mean_s, found.sigma_s, found.mean_d, found.sigma_d) == (2, 2, 1, 1, 1)
+    assert found.cov_a_d == 0
+
+
+def test_nothing_is_masked_where_all_are_alike_or_nothing_is_there():
+    s = torch.full((2, 3), 0.3, dtype=torch.float64)
+    nothing = torch.zeros_like(s)
+    alike = TokenStatistics(nothing, nothing, s, nothing)
+    advantages, full, empty = -torch.ones(2, 1), torch.ones(2, 3, dtype=torch.bool), torch.zeros(2, 3, dtype=torch.bool)
+    for mask in (full, empty):
+        for method in ("clip_b", "clip_v"):
+            assert torch.equal(keep(method, alike, advantages, mask, moments(alike, advantages, mask), mu=1.0), mask)
+
+
+def test_bad_input_is_named():
+    batch = split_batch()
+    arguments = (statistics_of(batch), batch["advantages"], batch["mask"])
+    with pytest.raises(ValueError, match="'clip_x'"):
+        keep("clip_x", *arguments, moments(*arguments), mu=1.0)
+    with pytest.raises(ValueError, match="Clip_B has no cap"):
+        keep("clip_b", *arguments, moments(*arguments), mu=1.0, max_fraction=0.1)
+
+
+ROWS = (slice(0, 10), slice(10, 24))  # the processes' parts
+
+
+def _process(rank, folder, port):
+    """What each of two processes does: mask its part through accelerate, and once by its own moments."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    accelerator = Accelerator(cpu=True)
+    assert accelerator.num_processes == 2
+    part = {name: tensor[ROWS[rank]] for name, tensor in load_file(f"{folder}/batch.safetensors").items()}
+    arguments = (statistics_of(part), part["advantages"], part["mask"])
+    batch = moments(*arguments, reduce=lambda x: accelerator.reduce(x, "sum"))
+    found = {}
+    for name, case in CASES.items():
+        options = dict(case)
+        method = options.pop("method")
+        found[name] = keep(method, *arguments, batch, gather=accelerator.gather, rank=rank, **options)
+        options.pop("max_fraction", None)
+        found[f"{name}, own moments"] = keep(method, *arguments, moments(*arguments), **options)
+    save_file(found, f"{folder}/{rank}.safetensors")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory):
+    """What two processes found, and the batch; their ranges of tokens are of unequal size."""
+    folder = tmp_path_factory.mktemp("processes")
+    batch = split_batch()
+    save_file(batch, folder / "batch.safetensors")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(_process, args=(str(folder), port), nprocs=2)
+    return batch, [load_file(folder / f"{rank}.safetensors") for rank in range(2)]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_mask_what_one_would(two_processes, case):
+    batch, found = two_processes
+    expected = whole(batch, **CASES[case])
+    assert torch.equal(torch.cat([part[case] for part in found]), expected)
+    counts = [int(batch["mask"][rows].sum()) for rows in ROWS]
+    assert counts[0] != counts[1]
+    masked = [1 - part[case].sum().item() / count for part, count in zip(found, counts)]
+    assert all(0.01 <= share <= 0.3 for share in masked), masked
+
+
+@pytest.mark.parametrize("case", [name for name in CASES if "capped" not in name])
+def test_moments_of_its_own_would_mask_others(two_processes, case):
+    batch, found = two_processes
+    own = torch.cat([part[f"{case}, own moments"] for part in found])
+    assert (own != whole(batch, **CASES[case])).any()
