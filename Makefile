@@ -37,8 +37,7 @@ retrain: .venv/ready  ## train every run of the notebooks from nothing; the reco
 lab: .venv/ready  ## open the notebooks
 	$(BIN)/jupyter lab notebooks
 
-bench: .venv/ready  ## statistics and one GRPO step, ours beside TRL's (installs TRL, which nothing else here needs)
-	$(BIN)/python -m pip install --quiet -c requirements.lock trl==1.16.0
+bench: .venv/ready  ## statistics and one GRPO step, ours beside TRL's
 	$(BIN)/python -m entropy_dynamics.statistics_bench --output build/statistics_bench.json
 	$(BIN)/python -m entropy_dynamics.step_bench
 

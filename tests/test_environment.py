@@ -10,7 +10,11 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-REQUIREMENTS = [Requirement(text) for text in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]]
+REQUIREMENTS = [
+    Requirement(text)
+    for text in PROJECT["dependencies"]
+    + [text for extra in ("dev", "trl") for text in PROJECT["optional-dependencies"][extra]]
+]
 LOCK = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if line and not line.startswith("#")]
 
 
@@ -49,8 +53,9 @@ def test_every_import_of_the_package_is_declared():
     extras = PROJECT["optional-dependencies"]
     names = {
         "": PROJECT["dependencies"],
-        "step_bench.py": extras["bench"],
-        "statistics_bench.py": extras["bench"],
+        "trl.py": extras["trl"],
+        "step_bench.py": extras["trl"],
+        "statistics_bench.py": extras["trl"],
         "triton_backend.py": extras["triton"],
     }
     names = {file: {canonicalize_name(Requirement(text).name) for text in texts} for file, texts in names.items()}

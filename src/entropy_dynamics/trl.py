@@ -18,7 +18,7 @@ from entropy_dynamics import clipping, global_clipping
 from entropy_dynamics.methods import random_subset
 from entropy_dynamics.token_statistics import TokenStatistics, token_statistics
 
-TESTED = ("1.15.0", "1.16.0")  # versions of TRL
+TESTED = ("1.14.2", "1.16.0")  # versions of TRL
 LOGITS_AT_ONCE = 2**27  # of the forward pass that the statistics come from
 
 try:
