@@ -33,6 +33,8 @@ _NOTEBOOK_05 = "05_interventions"
 _NOTEBOOK_06 = "06_unified_lens"
 _NOTEBOOK_07 = "07_entropy_discriminator_clipping"
 _NOTEBOOK_08 = "08_results"
+_NOTEBOOK_09 = "09_real_language_model"
+_NOTEBOOK_10 = "10_paper_scale"
 
 CLAIMS: dict[str, Claim] = {
     claim.id: claim
@@ -596,6 +598,38 @@ CLAIMS: dict[str, Claim] = {
             _NOTEBOOK_08,
             "evaluation.polarization",
             "test_evaluation.py::test_polarization",
+        ),
+        Claim(
+            "paper-config",
+            "Every value of the paper's setting has a source, and they fit together",
+            "the paper's setting",
+            _NOTEBOOK_10,
+            "paper_scale.sources",
+            "test_paper_scale.py::test_the_config_is_a_config_of_the_trainer",
+        ),
+        Claim(
+            "paper-memory",
+            "By the estimate Qwen2.5-7B fits eight GPUs of 80 GiB, not one, and Clip_V's statistics cost no memory",
+            "ours",
+            _NOTEBOOK_10,
+            "scale.memory",
+            "test_scale.py::test_memory_by_hand",
+        ),
+        Claim(
+            "data-rules",
+            "Rows that the data rules drop are counted by reason, and answers are compared as mathematics",
+            "the paper's setting",
+            _NOTEBOOK_10,
+            "math_data.well_formed",
+            "test_math_data.py::test_malformed_rows_are_counted_by_reason",
+        ),
+        Claim(
+            "paper-dry-run",
+            "The entry point runs end to end on two processes, and says so where the hub is missing",
+            "ours",
+            _NOTEBOOK_10,
+            "paper_scale.train",
+            "test_paper_scale.py::test_two_processes_run_the_entry_point_on_the_small_policy",
         ),
     )
 }
