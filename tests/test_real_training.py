@@ -6,7 +6,7 @@ import pytest
 
 from entropy_dynamics import arithmetic, real_training
 from entropy_dynamics.policies import WarmStart, build_policy, character_tokenizer
-from entropy_dynamics.real_training import RealTraining, read, run, write
+from entropy_dynamics.real_training import RealTraining, measure_formats, read_runs, run, write
 
 
 def test_the_first_number_of_a_response_counts():
@@ -51,12 +51,19 @@ def test_a_run_is_recorded_with_masked_tokens_and_survives_a_round_trip(small, t
     assert document["before"]["samples"] == 2 and len(document["after"]["correct"]) == 3
     assert all(example["advantage"] < 0 and example["prompt"] for example in document["masked"])
     path = write(document, tmp_path, "a command")
-    assert read(tmp_path) == [json.loads(json.dumps(document))]
+    assert read_runs(tmp_path) == [json.loads(json.dumps(document))]
     path.write_text(path.read_text().replace('"Clip_B"', '"Clip_V"'))
     with pytest.raises(ValueError, match="does not match its checksum"):
-        read(tmp_path)
+        read_runs(tmp_path)
+
+
+def test_ways_of_asking_are_measured_one_by_one(small, tmp_path):
+    found = measure_formats(problems=3, samples=2)
+    assert found.keys() == arithmetic.FORMATS.keys()
+    assert all(f["samples"] == 2 and len(f["correct"]) == 3 for f in found.values())
+    assert write(found, tmp_path, "a command").name == "formats.json"
 
 
 def test_an_empty_folder_says_how_to_fill_it(tmp_path):
     with pytest.raises(ValueError, match="make them with"):
-        read(tmp_path)
+        read_runs(tmp_path)

@@ -27,6 +27,7 @@ from entropy_dynamics.store import digest
 from entropy_dynamics.token_statistics import TokenStatistics
 from entropy_dynamics.trl import EntropyClippingGRPOConfig, EntropyClippingGRPOTrainer
 
+FORMATS_FILE = "formats.json"
 NO_TOKEN = 1e6  # a threshold that masks nothing: plain GRPO with the statistics in its logs
 ARMS: dict[str, dict[str, Any]] = {
     "GRPO": {"entropy_clipping": "clip_b", "mu": NO_TOKEN},
@@ -51,7 +52,7 @@ class RealTraining(BaseModel):
     max_tokens: int = Field(default=6, ge=1, description="of a response")
     learning_rate: float = Field(default=1e-5, gt=0)
     updates: int = Field(default=2, ge=1, description="on each batch")
-    samples: int = Field(default=16, ge=1, description="responses to each test problem at the end; 0.7 is not used")
+    samples: int = Field(default=16, ge=1, description="responses to each test problem, before and after")
     test_problems: int = Field(default=64, ge=1)
     examples: int = Field(default=12, ge=0, description="masked tokens that are kept in context, at most")
 
@@ -190,28 +191,41 @@ def evaluate(
     return {"samples": config.samples, "correct": correct}
 
 
+def measure_formats(
+    *, model: str = SMOLLM2, problems: int = 48, samples: int = 4, device: str = "cpu"
+) -> dict[str, Any]:
+    """By way of asking, the responses to test problems that are right: samples, and correct by problem."""
+    language_model, tokenizer = load_language_model(model)
+    language_model.to(device)
+    test = arithmetic.split()[1][:problems]
+    found = {}
+    for name in arithmetic.FORMATS:
+        config = RealTraining(arm="GRPO", format=name, samples=samples, model=model)
+        found[name] = evaluate(config, language_model, tokenizer, test)
+    return found
+
+
 def write(document: dict[str, Any], folder: Path, command: str) -> Path:
     """Write a run with its origin and checksum."""
-    config = document["config"]
-    path = folder / f"{config['arm'].replace(' ', '_')}-{config['seed']}.json"
+    config = document.get("config")
+    path = folder / (f"{config['arm'].replace(' ', '_')}-{config['seed']}.json" if config else FORMATS_FILE)
     folder.mkdir(parents=True, exist_ok=True)
     whole = {"command": command, "sha256": digest(document), **provenance(), "run": document}
     write_atomically(path, json.dumps(whole, indent=None, sort_keys=True) + "\n")
     return path
 
 
-def read(folder: Path) -> list[dict[str, Any]]:
-    """The runs in a folder.
+def read(path: Path) -> dict[str, Any]:
+    """The document in one file; ValueError if its checksum does not match."""
+    whole = json.loads(path.read_text())
+    if digest(whole["run"]) != whole["sha256"]:
+        raise ValueError(f"{path} does not match its checksum; make it anew with: {whole['command']}")
+    return whole["run"]
 
-    Raises:
-        ValueError: a file whose checksum does not match, or no files at all.
-    """
-    runs = []
-    for path in sorted(folder.glob("*.json")):
-        whole = json.loads(path.read_text())
-        if digest(whole["run"]) != whole["sha256"]:
-            raise ValueError(f"{path} does not match its checksum; make it anew with: {whole['command']}")
-        runs.append(whole["run"])
+
+def read_runs(folder: Path) -> list[dict[str, Any]]:
+    """The training runs in a folder; ValueError if there are none, or one does not match its checksum."""
+    runs = [read(path) for path in sorted(folder.glob("*.json")) if path.name != FORMATS_FILE]
     if not runs:
         raise ValueError(f"no runs in {folder}; make them with: python -m entropy_dynamics.real_training")
     return runs
@@ -220,13 +234,18 @@ def read(folder: Path) -> list[dict[str, Any]]:
 def main() -> None:
     defaults = RealTraining(arm="GRPO")
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--formats", action="store_true", help="measure the ways of asking, and train nothing")
     parser.add_argument("--arm", choices=list(ARMS), default="GRPO")
     for name in ("seed", "steps", "problems", "group_size", "samples", "updates"):
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=getattr(defaults, name))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--output", type=Path, default=Path("build/real_training"))
     options = vars(parser.parse_args())
-    device, output = options.pop("device"), options.pop("output")
+    device, output, formats = (options.pop(name) for name in ("device", "output", "formats"))
+    if formats:
+        command = f"python -m entropy_dynamics.real_training --formats --device {device}"
+        print(f"wrote {write(measure_formats(device=device), output, command)}")
+        return
     config = RealTraining(**options)
     words = " ".join(f"--{name.replace('_', '-')} {json.dumps(value)}" for name, value in options.items())
     path = write(
