@@ -1,10 +1,13 @@
 """The task, and one run of the training on the small policy in place of the language model."""
 
 import json
+import sys
 
 import pytest
 
 from entropy_dynamics import arithmetic, real_training
+from entropy_dynamics.arithmetic import Problem
+from entropy_dynamics.gym import task_module
 from entropy_dynamics.policies import WarmStart, build_policy, character_tokenizer
 from entropy_dynamics.real_training import RealTraining, measure_formats, read_runs, run, write
 
@@ -17,18 +20,32 @@ def test_the_first_number_of_a_response_counts():
         ("the sum", False),
         ("60 or 59", False),
     ):
-        assert arithmetic.is_correct(34, 25, response) == right
+        assert arithmetic.is_correct(Problem("34 + 25", 59), response) == right
+    assert arithmetic.is_correct(Problem("3 - 5", -2), " -2") and not arithmetic.is_correct(Problem("3 - 5", -2), " 2")
 
 
-def test_splits_are_fixed_and_disjoint():
-    training, test = arithmetic.split()
-    assert len(training) + len(test) == 90 * 90 and len(test) == 64
-    assert not set(training) & set(test) and arithmetic.split() == (training, test)
+@pytest.mark.parametrize("task", arithmetic.TASKS)
+def test_splits_are_fixed_disjoint_and_right(task):
+    training, test = arithmetic.split(task)
+    assert len(test) == 64 and not set(training) & set(test)
+    for expression, answer in [*training[:200], *test]:
+        a, operator, b = expression.split()
+        assert answer == int(a) + int(b) * {"+": 1, "-": -1}[operator]
+    assert len(training) + 64 == 90 * 90 or task != "addition"
+    with pytest.raises(ValueError, match="unknown task 'division'"):
+        arithmetic.split("division")
 
 
 def test_every_format_ends_where_the_answer_begins():
     for ask in arithmetic.FORMATS.values():
-        assert "12" in ask(12, 34) and ask(12, 34).rstrip().endswith(("=", ":"))
+        assert "12 + 34" in ask("12 + 34") and ask("12 + 34").rstrip().endswith(("=", ":", "?\nAnswer:"))
+
+
+def test_reasoning_gym_is_imported_without_its_other_tasks():
+    before = {name for name in sys.modules if name.startswith("reasoning_gym")}
+    assert task_module("arithmetic.chain_sum").ChainSumDataset
+    assert "pycosat" not in sys.modules
+    assert "reasoning_gym" not in {name for name in sys.modules if name.startswith("reasoning_gym")} - before
 
 
 @pytest.fixture
@@ -36,7 +53,7 @@ def small(monkeypatch):
     """The small policy as the language model; its characters know digits, + and =."""
     policy = build_policy(WarmStart(width=16, layers=1))
     monkeypatch.setattr(real_training, "load_language_model", lambda name: (policy, character_tokenizer()))
-    monkeypatch.setattr(real_training.arithmetic, "is_correct", lambda a, b, text: len(text) % 2 == 0)
+    monkeypatch.setattr(real_training.arithmetic, "is_correct", lambda problem, text: len(text) % 2 == 0)
 
 
 @pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
@@ -59,8 +76,10 @@ def test_a_run_is_recorded_with_masked_tokens_and_survives_a_round_trip(small, t
 
 def test_ways_of_asking_are_measured_one_by_one(small, tmp_path):
     found = measure_formats(problems=3, samples=2)
-    assert found.keys() == arithmetic.FORMATS.keys()
-    assert all(f["samples"] == 2 and len(f["correct"]) == 3 for f in found.values())
+    assert tuple(found) == arithmetic.TASKS
+    for by_format in found.values():
+        assert by_format.keys() == arithmetic.FORMATS.keys()
+        assert all(f["samples"] == 2 and len(f["correct"]) == 3 for f in by_format.values())
     assert write(found, tmp_path, "a command").name == "formats.json"
 
 

@@ -1,31 +1,21 @@
 """Countdown: generation, splits, encoding, and a scorer that agrees with reasoning-gym's."""
 
-import importlib
 import random
-import sys
-import types
-from importlib.util import find_spec
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from entropy_dynamics import tasks
+from entropy_dynamics.gym import task_module
 from entropy_dynamics.tasks import Problem
 
 
 @pytest.fixture(scope="module")
 def gym():
-    """reasoning-gym's countdown task, without importing its other tasks, one of which needs a compiled solver."""
-    package = types.ModuleType("reasoning_gym")
-    package.__path__ = list(find_spec("reasoning_gym").submodule_search_locations)
-    games = types.ModuleType("reasoning_gym.games")
-    games.__path__ = [f"{package.__path__[0]}/games"]
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (package, games):
-            patch.setitem(sys.modules, module.__name__, module)
-        countdown = importlib.import_module("reasoning_gym.games.countdown")
-        yield countdown.CountdownDataset(countdown.CountdownConfig(size=1, seed=0))
+    """reasoning-gym's countdown task."""
+    countdown = task_module("games.countdown")
+    return countdown.CountdownDataset(countdown.CountdownConfig(size=1, seed=0))
 
 
 @pytest.mark.parametrize(

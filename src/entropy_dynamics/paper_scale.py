@@ -167,7 +167,8 @@ def smollm2_parts() -> Parts:
     """SmolLM2-135M on a handful of two-digit additions, scored by math-verify."""
     model, tokenizer = load_language_model(SMOLLM2)
     ask = arithmetic.FORMATS["one example"]
-    rows = [{"prompt": ask(a, b), "answer": str(a + b)} for a, b in arithmetic.split()[0][:16]]
+    some = arithmetic.split("addition")[0][:16]
+    rows = [{"prompt": ask(problem.expression), "answer": str(problem.answer)} for problem in some]
 
     def reward(completions: list[str], answer: list[str], **_: Any) -> list[float]:
         firsts = [text.strip().split("\n")[0] for text in completions]

@@ -2,7 +2,7 @@
 
     python -m entropy_dynamics.real_training --arm clip_b --seed 0
 
-trains on two-digit addition and writes one JSON file with its command, config, versions, hardware and checksum. The
+trains on arithmetic and writes one JSON file with its command, config, versions, hardware and checksum. The
 defaults suit an accelerator; data/real_training has what a CPU can do (see its README).
 """
 
@@ -46,6 +46,7 @@ class RealTraining(BaseModel):
     seed: int = Field(default=0, ge=0)
     steps: int = Field(default=150, ge=1)
     model: str = SMOLLM2
+    task: str = Field(default="addition", pattern=f"^({'|'.join(arithmetic.TASKS)})$")
     format: str = Field(default="one example", pattern=f"^({'|'.join(arithmetic.FORMATS)})$")
     problems: int = Field(default=16, ge=1, description="in a batch")
     group_size: int = Field(default=8, ge=2, description="responses to each")
@@ -103,15 +104,17 @@ def run(config: RealTraining, *, device: str = "cpu") -> dict[str, Any]:
     torch.manual_seed(config.seed)
     model, tokenizer = load_language_model(config.model)
     model.to(device)
-    training, test = arithmetic.split()
+    training, test = arithmetic.split(config.task)
     test = test[: config.test_problems]
     ask = arithmetic.FORMATS[config.format]
     before = evaluate(config, model, tokenizer, test)
 
-    def reward(completions: list[str], a: list[int], b: list[int], **_: Any) -> list[float]:
-        return [float(arithmetic.is_correct(*pair)) for pair in zip(a, b, completions)]
+    by_prompt = {ask(problem.expression): problem for problem in training}
 
-    rows = [{"prompt": ask(a, b), "a": a, "b": b} for a, b in training]
+    def reward(prompts: list[str], completions: list[str], **_: Any) -> list[float]:
+        return [float(arithmetic.is_correct(by_prompt[p], text)) for p, text in zip(prompts, completions)]
+
+    rows = [{"prompt": prompt} for prompt in by_prompt]
     with tempfile.TemporaryDirectory() as folder:
         arguments = EntropyClippingGRPOConfig(
             output_dir=folder,
@@ -168,47 +171,52 @@ def evaluate(
     config: RealTraining,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    problems: list[tuple[int, int]],
+    problems: list[arithmetic.Problem],
     *,
     batch: int = 128,
 ) -> dict[str, Any]:
     """Sample `config.samples` responses to each problem at temperature 1: samples, and by problem the correct ones."""
     model.eval()
     ask = arithmetic.FORMATS[config.format]
-    asked = [pair for pair in problems for _ in range(config.samples)]
+    asked = [problem for problem in problems for _ in range(config.samples)]
     right: list[bool] = []
     with torch.random.fork_rng():
         torch.manual_seed(10**6 + config.seed)
         for start in range(0, len(asked), batch):
             some = asked[start : start + batch]
-            ids = tokenizer([ask(*pair) for pair in some], return_tensors="pt", padding=True).to(model.device)
+            ids = tokenizer([ask(problem.expression) for problem in some], return_tensors="pt", padding=True).to(
+                model.device
+            )
             out = model.generate(
                 **ids, max_new_tokens=config.max_tokens, do_sample=True, temperature=1.0, top_k=0, top_p=1.0
             )[:, ids["input_ids"].shape[1] :]
             texts = tokenizer.batch_decode(out, skip_special_tokens=True)
-            right += [arithmetic.is_correct(*pair, text) for pair, text in zip(some, texts)]
+            right += [arithmetic.is_correct(problem, text) for problem, text in zip(some, texts)]
     correct = [sum(right[i : i + config.samples]) for i in range(0, len(right), config.samples)]
     return {"samples": config.samples, "correct": correct}
 
 
 def measure_formats(
     *, model: str = SMOLLM2, problems: int = 48, samples: int = 4, device: str = "cpu"
-) -> dict[str, Any]:
-    """By way of asking, the responses to test problems that are right: samples, and correct by problem."""
+) -> dict[str, dict[str, Any]]:
+    """By task and way of asking, the responses to test problems that are right (see `evaluate`)."""
     language_model, tokenizer = load_language_model(model)
     language_model.to(device)
-    test = arithmetic.split()[1][:problems]
-    found = {}
-    for name in arithmetic.FORMATS:
-        config = RealTraining(arm="GRPO", format=name, samples=samples, model=model)
-        found[name] = evaluate(config, language_model, tokenizer, test)
+    found: dict[str, dict[str, Any]] = {}
+    for task in arithmetic.TASKS:
+        test = arithmetic.split(task)[1][:problems]
+        configs = {
+            name: RealTraining(arm="GRPO", task=task, format=name, samples=samples) for name in arithmetic.FORMATS
+        }
+        found[task] = {name: evaluate(c, language_model, tokenizer, test) for name, c in configs.items()}
     return found
 
 
 def write(document: dict[str, Any], folder: Path, command: str) -> Path:
     """Write a run with its origin and checksum."""
     config = document.get("config")
-    path = folder / (f"{config['arm'].replace(' ', '_')}-{config['seed']}.json" if config else FORMATS_FILE)
+    name = f"{config['task']}-{config['arm'].replace(' ', '_')}-{config['seed']}.json" if config else FORMATS_FILE
+    path = folder / name
     folder.mkdir(parents=True, exist_ok=True)
     whole = {"command": command, "sha256": digest(document), **provenance(), "run": document}
     write_atomically(path, json.dumps(whole, indent=None, sort_keys=True) + "\n")
@@ -236,6 +244,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--formats", action="store_true", help="measure the ways of asking, and train nothing")
     parser.add_argument("--arm", choices=list(ARMS), default="GRPO")
+    parser.add_argument("--task", choices=arithmetic.TASKS, default="addition")
     for name in ("seed", "steps", "problems", "group_size", "samples", "updates"):
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=getattr(defaults, name))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
