@@ -50,8 +50,9 @@ else
 endif
 
 real: .venv/ready  ## train SmolLM2 with GRPO, Clip_B, Clip_V and the random mask, three seeds (an accelerator, or a day)
-	for seed in 0 1 2; do for arm in GRPO Clip_B Clip_V "random mask"; do \
-		$(BIN)/python -m entropy_dynamics.real_training --arm "$$arm" --seed $$seed || exit 1; done; done
+	for task in addition chain_sum; do for seed in 0 1 2; do for arm in GRPO Clip_B Clip_V "random mask"; do \
+		$(BIN)/python -m entropy_dynamics.real_training --task $$task --arm "$$arm" --seed $$seed || exit 1; \
+	done; done; done
 
 data: .venv/ready  ## sample the committed responses of the language model anew
 	$(BIN)/python -m entropy_dynamics.language_model

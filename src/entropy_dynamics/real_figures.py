@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from entropy_dynamics.figures import ACCENT, NEGATIVE, NEUTRAL, POSITIVE, WIDTH
 
-LINE = 74  # characters in a line of coloured text
+LINE = 100  # characters in a line of coloured text
 
 
 def coloured_text(tokens: pd.DataFrame) -> Figure:
@@ -32,16 +32,17 @@ def coloured_text(tokens: pd.DataFrame) -> Figure:
         line += 2
     limit = max(0.05, tokens.centred.abs().quantile(0.95))
     norm, colours = TwoSlopeNorm(0, -limit, limit), colormaps["RdBu"]
-    figure, axes = plt.subplots(figsize=(WIDTH, 0.6 + 0.21 * line))
+    figure, axes = plt.subplots(figsize=(WIDTH, 0.9 + 0.2 * line))
     for row, column, shown, d in places:
         axes.text(
             column,
             -row,
             shown,
             family="monospace",
-            fontsize=7.6,
+            fontsize=7.8,
             va="center",
-            bbox={"facecolor": colours(norm(-d)), "edgecolor": "none", "pad": 1.2, "alpha": 0.75},
+            color="white" if abs(norm(-d) - 0.5) > 0.35 else "black",
+            bbox={"facecolor": colours(norm(-d)), "edgecolor": "none", "pad": 1.2},
         )
     axes.set(xlim=(-0.5, LINE + 0.5), ylim=(-line + 0.9, 0.9))
     axes.axis("off")

@@ -17,7 +17,7 @@ import datasets
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
 
 from entropy_dynamics import arithmetic
 from entropy_dynamics.files import write_atomically
@@ -93,8 +93,8 @@ class _Recorded(EntropyClippingGRPOTrainer):
         return kept
 
 
-def run(config: RealTraining, *, device: str = "cpu") -> dict[str, Any]:
-    """Train one arm.
+def run(config: RealTraining, *, device: str = "cpu", quiet: bool = False) -> dict[str, Any]:
+    """Train one arm; `quiet` prints no logs on the way.
 
     Returns:
         A document of plain JSON values: config; series, one list a logged quantity with one value an update; before and
@@ -145,6 +145,8 @@ def run(config: RealTraining, *, device: str = "cpu") -> dict[str, Any]:
             train_dataset=datasets.Dataset.from_list(rows),
             processing_class=tokenizer,
         )
+        if quiet:
+            trainer.remove_callback(PrinterCallback)
         trainer.examples, trainer.limit = [], config.examples
         trainer.train()
         logs = [row for row in trainer.state.log_history if "loss" in row]
