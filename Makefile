@@ -44,7 +44,7 @@ bench: .venv/ready  ## statistics and one GRPO step, ours beside TRL's
 paper-scale: .venv/ready  ## the paper's setting (8 GPUs, the hub); make paper-scale DRY=small or DRY=smollm2 runs it here
 	$(BIN)/python -m entropy_dynamics.paper_scale --write-accelerate build/paper_scale/accelerate.yaml
 ifdef DRY
-	$(BIN)/torchrun --nproc-per-node 2 -m entropy_dynamics.paper_scale --dry-run $(DRY)
+	$(BIN)/torchrun --standalone --nproc-per-node 2 -m entropy_dynamics.paper_scale --dry-run $(DRY)
 else
 	$(BIN)/accelerate launch --config_file build/paper_scale/accelerate.yaml -m entropy_dynamics.paper_scale
 endif

@@ -38,7 +38,7 @@ def test_accelerate_gets_zero_3_on_all_gpus(tmp_path):
 
 
 def test_two_processes_run_the_entry_point_on_the_small_policy():
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
         [*command, "-m", "entropy_dynamics.paper_scale", "--dry-run", "small"],
         capture_output=True,

@@ -1,7 +1,7 @@
 """The paper's setting as one annotated config, and the entry point that trains it, at full size or as a dry run.
 
     accelerate launch --config_file build/paper_scale/accelerate.yaml -m entropy_dynamics.paper_scale
-    torchrun --nproc-per-node 2 -m entropy_dynamics.paper_scale --dry-run small
+    torchrun --standalone --nproc-per-node 2 -m entropy_dynamics.paper_scale --dry-run small
 
 The first needs eight GPUs, vLLM, DeepSpeed and the hub; the second runs the same code on what is here, offline. Both
 train through accelerate, whose own launcher would need MPI for several processes on a CPU.
