@@ -1,7 +1,13 @@
+import os
+
 import pytest
+import torch
 from hypothesis import settings
 
 from entropy_dynamics.notebook import make_reproducible
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is first imported, by whichever test that is
 
 settings.register_profile("reproducible", derandomize=True, deadline=None, max_examples=60)
 settings.load_profile("reproducible")

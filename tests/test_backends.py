@@ -12,8 +12,6 @@ from torch.testing import assert_close
 from entropy_dynamics import backends, theory
 from entropy_dynamics.token_statistics import token_statistics
 
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # read when the kernels are first imported
 DEVICE = {"triton": "cuda" if torch.cuda.is_available() else "cpu"}
 BACKENDS = [
     "eager",

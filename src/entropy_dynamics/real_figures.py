@@ -54,22 +54,23 @@ def coloured_text(tokens: pd.DataFrame) -> Figure:
 
 
 def real_runs(series: pd.DataFrame) -> Figure:
-    """Entropy, reward and masked share along runs, one line an arm (mean over seeds)."""
-    figure, panels = plt.subplots(1, 3, figsize=(WIDTH, 3.1))
+    """Entropy, reward and masked share along runs, one row a task and one line an arm (mean over seeds)."""
+    tasks = list(dict.fromkeys(series.task))
+    figure, rows = plt.subplots(len(tasks), 3, figsize=(WIDTH, 0.9 + 2.2 * len(tasks)), squeeze=False, sharex=True)
     colours = dict(zip(dict.fromkeys(series.arm), (NEUTRAL, POSITIVE, ACCENT, NEGATIVE)))
-    labels = {
-        "entropy": "mean entropy (nats)",
-        "reward": "mean reward of the batch",
-        "masked_negative": "share of penalised\ntokens that is masked",
-    }
-    for panel, (name, label) in zip(panels, labels.items()):
-        for arm, colour in colours.items():
-            line = series[series.arm == arm].groupby("update")[name].mean().dropna()
-            smooth = line.rolling(5, center=True, min_periods=1).mean()
-            panel.plot(line.index, line, color=colour, lw=0.6, alpha=0.4)
-            panel.plot(smooth.index, smooth, color=colour, lw=1.6, label=arm)
-        panel.set(xlabel="update", ylabel=label, ylim=(0, None))
-    handles, names = panels[0].get_legend_handles_labels()
+    labels = {"entropy": "mean entropy (nats)", "reward": "mean reward", "masked_negative": "masked share, $A < 0$"}
+    for task, row in zip(tasks, rows):
+        for panel, (name, label) in zip(row, labels.items()):
+            for arm, colour in colours.items():
+                line = series[(series.task == task) & (series.arm == arm)].groupby("update")[name].mean().dropna()
+                smooth = line.rolling(5, center=True, min_periods=1).mean()
+                panel.plot(line.index, line, color=colour, lw=0.6, alpha=0.4)
+                panel.plot(smooth.index, smooth, color=colour, lw=1.6, label=arm)
+            panel.set(ylabel=label, ylim=(0, None))
+        row[1].set_title(task, fontsize=10)
+    for panel in rows[-1]:
+        panel.set_xlabel("update")
+    handles, names = rows[0][0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=4, fontsize=9)
     return figure
 
