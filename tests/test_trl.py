@@ -1,8 +1,8 @@
 """The trainer masks what `clipping` masks, and without a method it is TRL's own."""
 
-import os
 import re
-import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import datasets
@@ -218,25 +218,23 @@ def test_the_readme_snippet_runs(tmp_path):
     assert names["trainer"].state.global_step == 2 and names["trainer"].args.entropy_clipping == "clip_b"
 
 
-def _train_in_process(rank, folder, port):
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "ACCELERATE_USE_CPU": "true"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+def _train_in_process(folder):
+    """What each of two processes does that torchrun starts with this file as their program."""
     torch.set_num_threads(1)
     trainer = trained(Watched, EntropyClippingGRPOConfig, folder, entropy_clipping="clip_b", mu=0.8, max_steps=1)
     assert trainer.accelerator.num_processes == 2
+    rank = trainer.accelerator.process_index
     ((_, output),) = trainer.seen
     names = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "advantages")
     save_file({name: output[name].contiguous() for name in names}, f"{folder}/{rank}.safetensors")
     log = trainer.state.log_history[0]
     save_file({"mean_s": torch.tensor(log["entropy_clipping/mean_s"])}, f"{folder}/log{rank}.safetensors")
-    torch.distributed.destroy_process_group()
 
 
 def test_two_processes_train_on_the_masks_of_the_whole_batch(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(_train_in_process, args=(str(tmp_path), port), nprocs=2)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run([*command, __file__, str(tmp_path)], capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr[-3000:]
     parts = [load_file(tmp_path / f"{rank}.safetensors") for rank in range(2)]
     model, values, masks, advantages = policy(), [], [], []
     for part in parts:
@@ -253,3 +251,7 @@ def test_two_processes_train_on_the_masks_of_the_whole_batch(tmp_path):
     assert len(logged) == 1 and logged.pop() == pytest.approx(s.mean().item(), rel=1e-5)
     far_below = s - s.mean() < -0.8 * s.std(correction=0)
     assert (a[far_below] >= 0).all() and far_below.any() and (a < 0).any()
+
+
+if __name__ == "__main__":
+    _train_in_process(sys.argv[1])
