@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from entropy_dynamics import clipping, tasks
+from entropy_dynamics.paper_scale import leave
 from entropy_dynamics.policies import WarmStart, build_policy, character_tokenizer
 from entropy_dynamics.token_statistics import token_statistics
 from entropy_dynamics.trl import (
@@ -229,6 +230,7 @@ def _train_in_process(folder):
     save_file({name: output[name].contiguous() for name in names}, f"{folder}/{rank}.safetensors")
     log = trainer.state.log_history[0]
     save_file({"mean_s": torch.tensor(log["entropy_clipping/mean_s"])}, f"{folder}/log{rank}.safetensors")
+    leave(trainer.accelerator)
 
 
 def test_two_processes_train_on_the_masks_of_the_whole_batch(tmp_path):

@@ -11,6 +11,7 @@ import argparse
 import json
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +20,7 @@ import datasets
 import huggingface_hub
 import torch
 import yaml
+from accelerate import Accelerator
 from pydantic import BaseModel, ConfigDict, Field
 
 from entropy_dynamics import arithmetic, math_data, tasks
@@ -227,7 +229,18 @@ def train(config: PaperScale, parts: Parts, folder: Path, **changes: Any) -> Ent
         model=model, reward_funcs=reward, args=arguments, train_dataset=problems, processing_class=tokenizer
     )
     trainer.train()
+    leave(trainer.accelerator)
     return trainer
+
+
+def leave(accelerator: Accelerator) -> None:
+    """Close the process group after training.
+
+    A thread of gloo needs Python's lock to drop the tensors of its last collective; a model that is freed before that
+    waits for the thread with the lock held, for ever (pytorch/pytorch#190489). Half a second without the lock lets it finish.
+    """
+    time.sleep(0.5)
+    accelerator.end_training()
 
 
 def main() -> int:
