@@ -237,7 +237,8 @@ def leave(accelerator: Accelerator) -> None:
     """Close the process group after training.
 
     A thread of gloo needs Python's lock to drop the tensors of its last collective; a model that is freed before that
-    waits for the thread with the lock held, for ever (pytorch/pytorch#190489). Half a second without the lock lets it finish.
+    waits for the thread with the lock held, for ever, and a process that exits aborts (pytorch/pytorch#190489). Half a
+    second without the lock lets the thread finish.
     """
     time.sleep(0.5)
     accelerator.end_training()
