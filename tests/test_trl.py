@@ -209,6 +209,28 @@ def test_a_trainer_whose_inside_has_moved_is_refused():
     check_internals(GRPOTrainer)
 
 
+@pytest.mark.parametrize("longest, passes", [(6, 8), (12, 16)])
+def test_passes_are_as_many_however_long_the_responses_are(tmp_path, monkeypatch, longest, passes):
+    settings = {"entropy_clipping": "clip_b", "mu": 0.8, "max_steps": 1}
+    at_once = trained(Watched, EntropyClippingGRPOConfig, tmp_path, **settings)
+    monkeypatch.setattr("entropy_dynamics.trl.LOGITS_AT_ONCE", 12 * policy().config.vocab_size)
+    forward, sizes = EntropyClippingGRPOTrainer._sampled_statistics, []
+
+    def counted(self, output):
+        self.max_completion_length = longest  # the responses at hand have at most 6 tokens
+        hook = self.model.register_forward_hook(lambda model, args, out: sizes.append(len(out.logits)))
+        statistics = forward(self, output)
+        hook.remove()
+        return statistics
+
+    monkeypatch.setattr(EntropyClippingGRPOTrainer, "_sampled_statistics", counted)
+    in_parts = trained(Watched, EntropyClippingGRPOConfig, tmp_path, **settings)
+    assert sizes == [16 // passes] * passes
+    (_, one), (_, two) = *at_once.seen, *in_parts.seen
+    assert torch.equal(one["completion_ids"], two["completion_ids"])
+    assert torch.equal(one["advantages"], two["advantages"])
+
+
 def test_the_readme_snippet_runs(tmp_path):
     text = (Path(__file__).parents[1] / "README.md").read_text()
     (snippet,) = re.findall(r"<!-- trl snippet -->\n```python\n(.*?)```", text, re.S)

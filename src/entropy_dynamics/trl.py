@@ -127,7 +127,10 @@ class EntropyClippingGRPOTrainer(GRPOTrainer):
         ids = torch.cat([output["prompt_ids"], tokens], 1)
         attention = torch.cat([output["prompt_mask"], output["completion_mask"]], 1)
         length = tokens.shape[1] + 1  # one logit more than tokens, since each token's stand at the position before it
-        rows = max(1, LOGITS_AT_ONCE // (length * self.model.config.get_text_config().vocab_size))
+        # Sharded parameters are gathered anew for every pass, so all processes must make as many: the number of rows
+        # comes from the longest response there may be, not from the longest that this process has.
+        longest = self.max_completion_length or LOGITS_AT_ONCE
+        rows = max(1, LOGITS_AT_ONCE // (longest * self.model.config.get_text_config().vocab_size))
         parts = []
         for start in range(0, len(tokens), rows):
             some = slice(start, start + rows)
