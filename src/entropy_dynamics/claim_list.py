@@ -625,11 +625,19 @@ CLAIMS: dict[str, Claim] = {
         ),
         Claim(
             "real-training",
-            "SmolLM2 learns addition in every arm: GRPO, Clip_B, Clip_V, random mask (one seed each)",
+            "SmolLM2 learns arithmetic in every run: GRPO, Clip_B, Clip_V and the random mask",
             "ours",
             _NOTEBOOK_09,
             "real_training.run",
             "test_real_training.py::test_a_run_is_recorded_with_masked_tokens_and_survives_a_round_trip",
+        ),
+        Claim(
+            "real-entropy",
+            "Clip_B and Clip_V keep more of SmolLM2's entropy than GRPO and a random mask (chain_sum, 3 seeds)",
+            "paper, Clip_B, Clip_V",
+            _NOTEBOOK_09,
+            "global_clipping.keep",
+            "test_trl.py::test_the_control_masks_as_many_of_each_sign",
         ),
         Claim(
             "real-masked",

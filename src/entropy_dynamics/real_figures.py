@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from entropy_dynamics.figures import ACCENT, NEGATIVE, NEUTRAL, POSITIVE, WIDTH
 
 LINE = 100  # characters in a line of coloured text
+SMOOTHED = 5  # values of a run that are averaged before they are drawn
 
 
 def coloured_text(tokens: pd.DataFrame) -> Figure:
@@ -54,7 +55,11 @@ def coloured_text(tokens: pd.DataFrame) -> Figure:
 
 
 def real_runs(series: pd.DataFrame) -> Figure:
-    """Entropy, reward and masked share along runs, one row a task and one line an arm (mean over seeds)."""
+    """Entropy, reward and masked share along runs, one row a task: thin lines single seeds, thick ones an arm's mean.
+
+    Args:
+        series: task, arm, seed, update, entropy, reward, masked_negative; drawn are running means of five values.
+    """
     tasks = list(dict.fromkeys(series.task))
     figure, rows = plt.subplots(len(tasks), 3, figsize=(WIDTH, 0.9 + 2.2 * len(tasks)), squeeze=False, sharex=True)
     colours = dict(zip(dict.fromkeys(series.arm), (NEUTRAL, POSITIVE, ACCENT, NEGATIVE)))
@@ -62,10 +67,12 @@ def real_runs(series: pd.DataFrame) -> Figure:
     for task, row in zip(tasks, rows):
         for panel, (name, label) in zip(row, labels.items()):
             for arm, colour in colours.items():
-                line = series[(series.task == task) & (series.arm == arm)].groupby("update")[name].mean().dropna()
-                smooth = line.rolling(5, center=True, min_periods=1).mean()
-                panel.plot(line.index, line, color=colour, lw=0.6, alpha=0.4)
-                panel.plot(smooth.index, smooth, color=colour, lw=1.6, label=arm)
+                runs = series[(series.task == task) & (series.arm == arm)].pivot(
+                    index="update", columns="seed", values=name
+                )
+                smooth = runs.dropna().rolling(SMOOTHED, center=True, min_periods=1).mean()
+                panel.plot(smooth.index, smooth, color=colour, lw=0.6, alpha=0.5)
+                panel.plot(smooth.index, smooth.mean(axis=1), color=colour, lw=1.8, label=arm)
             panel.set(ylabel=label, ylim=(0, None))
         row[1].set_title(task, fontsize=10)
     for panel in rows[-1]:
