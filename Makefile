@@ -8,7 +8,7 @@ SCORER_WHEEL := reasoning-gym==0.1.25
 .PHONY: figures test lint unit nbval retrain-core notebooks retrain lab bench paper-scale real data clean
 
 figures: .venv/ready  ## run the notebooks with papermill; figures, tables and manifest go to build/
-	$(BIN)/python -m entropy_dynamics.reproduce
+	$(BIN)/python -m companion.notebooks.reproduce
 
 test: lint unit figures nbval retrain-core  ## everything that CI runs
 
@@ -20,42 +20,42 @@ unit: .venv/ready .venv/triton
 	$(BIN)/python -m pytest -n 2
 
 nbval: .venv/ready  ## run the notebooks again and compare with their committed outputs
-	$(BIN)/python -m entropy_dynamics.reproduce --check
+	$(BIN)/python -m companion.notebooks.reproduce --check
 	$(BIN)/python -m pytest -n 2 --dist loadscope --nbval notebooks
 
 retrain-core: .venv/ready  ## train GRPO, Clip_B and the random mask from nothing with three seeds; the claims must hold
 	$(BIN)/python -m pytest -m retrain tests/test_retrain.py
 
 notebooks: .venv/ready  ## refresh the committed outputs and the README's tables and pictures
-	$(BIN)/python -m entropy_dynamics.readme
-	$(BIN)/python -m entropy_dynamics.reproduce --refresh
+	$(BIN)/python -m companion.notebooks.readme
+	$(BIN)/python -m companion.notebooks.reproduce --refresh
 
 retrain: .venv/ready  ## train every run of the notebooks from nothing; the records and the table of tokens go to data/
 	rm -rf build/retrained
-	$(BIN)/python -m entropy_dynamics.retrain
+	$(BIN)/python -m companion.runs.retrain
 
 lab: .venv/ready  ## open the notebooks
 	$(BIN)/jupyter lab notebooks
 
 bench: .venv/ready  ## statistics and one GRPO step, ours beside TRL's
-	$(BIN)/python -m entropy_dynamics.statistics_bench --output build/statistics_bench.json
-	$(BIN)/python -m entropy_dynamics.step_bench
+	$(BIN)/python -m companion.benches.statistics_bench --output build/statistics_bench.json
+	$(BIN)/python -m companion.benches.step_bench
 
 paper-scale: .venv/ready  ## the paper's setting (8 GPUs, the hub); make paper-scale DRY=small or DRY=smollm2 runs it here
-	$(BIN)/python -m entropy_dynamics.paper_scale --write-accelerate build/paper_scale/accelerate.yaml
+	$(BIN)/python -m companion.language_models.paper_scale --write-accelerate build/paper_scale/accelerate.yaml
 ifdef DRY
-	$(BIN)/torchrun --standalone --nproc-per-node 2 -m entropy_dynamics.paper_scale --dry-run $(DRY)
+	$(BIN)/torchrun --standalone --nproc-per-node 2 -m companion.language_models.paper_scale --dry-run $(DRY)
 else
-	$(BIN)/accelerate launch --config_file build/paper_scale/accelerate.yaml -m entropy_dynamics.paper_scale
+	$(BIN)/accelerate launch --config_file build/paper_scale/accelerate.yaml -m companion.language_models.paper_scale
 endif
 
 real: .venv/ready  ## train SmolLM2 with GRPO, Clip_B, Clip_V and the random mask, three seeds (an accelerator, or a day)
 	for task in addition chain_sum; do for seed in 0 1 2; do for arm in GRPO Clip_B Clip_V "random mask"; do \
-		$(BIN)/python -m entropy_dynamics.real_training --task $$task --arm "$$arm" --seed $$seed || exit 1; \
+		$(BIN)/python -m companion.language_models.real_training --task $$task --arm "$$arm" --seed $$seed || exit 1; \
 	done; done; done
 
 data: .venv/ready  ## sample the committed responses of the language model anew
-	$(BIN)/python -m entropy_dynamics.language_model
+	$(BIN)/python -m companion.language_models.language_model
 
 clean:  ## remove the environment and everything built
 	rm -rf .venv build

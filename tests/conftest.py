@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from entropy_dynamics.notebook import make_reproducible
+from companion.notebooks.parameters import make_reproducible
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is first imported, by whichever test that is

@@ -8,8 +8,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from entropy_dynamics.claim_list import CLAIMS
-from entropy_dynamics.claims import verdicts
+from companion.notebooks.claim_list import CLAIMS
+from companion.notebooks.claims import verdicts
 
 ROOT = Path(__file__).parents[1]
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))

@@ -6,7 +6,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from entropy_dynamics.backends import EAGER, LOWEST, Backend, from_matrices
+from entropy_dynamics.vocabulary_sums import EAGER, LOWEST, Backend, from_matrices
 
 PART = 2**15  # so many logits of a state are added up before the sum goes to float64
 VARIANTS = 64  # code is made once for each dtype, kind of strides, size above 4096 or not, and 4 sums or 6; never more

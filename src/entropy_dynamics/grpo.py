@@ -1,42 +1,13 @@
-"""One GRPO step: group advantages, the objective that a rule's terms make, and the updates of a policy on one batch."""
+"""GRPO on tensors that the caller brings: group advantages, the batch as rules see it, the objective, one step."""
 
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from entropy_dynamics import theory
-from entropy_dynamics.methods import Rule, Terms, TokenBatch
-from entropy_dynamics.rollout import Rollout, response_logits
+from entropy_dynamics.methods import Terms, TokenBatch
 from entropy_dynamics.token_statistics import token_statistics
-
-
-class StepConfig(BaseModel):
-    """How one batch of rollouts is turned into updates of the policy."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    rule: Rule = Rule()
-    updates: int = Field(default=1, ge=1, description="updates on the whole batch before new rollouts")
-    correction: Literal[0, 1] = Field(default=1, description="group deviation: 1 sample (as released), 0 population")
-    aggregation: Literal["token-mean", "sequence-mean"] = "token-mean"
-    denominator: Literal["all", "kept"] = Field(
-        default="all", description="whether tokens without any coefficient still count in the means"
-    )
-    max_grad_norm: float = Field(default=1.0, gt=0)
-
-
-@dataclass(frozen=True)
-class UpdateReport:
-    """What one update saw, before the policy moved; tensors without gradient."""
-
-    batch: TokenBatch
-    logits: Tensor  # (N, T, V)
-    terms: Terms  # what the rule gave
-    gradient_norm: float  # before clipping; 0 where no token counted, and no update was made
 
 
 def group_advantages(rewards: Tensor, *, correction: int = 1, eps: float = 1e-6) -> Tensor:
@@ -110,99 +81,95 @@ def _counts(terms: Terms) -> Tensor:
     return (terms.weights != 0) | (terms.log_prob != 0) | (terms.entropy != 0)
 
 
-def update(
-    policy: PreTrainedModel,
-    optimizer: torch.optim.Optimizer,
-    rollout: Rollout,
+def token_batch(
+    logits: Tensor,
+    tokens: Tensor,
+    mask: Tensor,
     rewards: Tensor,
-    config: StepConfig,
-    generator: torch.Generator,
     *,
-    entropies: tuple[float, ...] = (),
-) -> list[UpdateReport]:
-    """Update the policy `config.updates` times on one batch.
-
-    Args:
-        policy: the one that sampled the rollout, unchanged since.
-        rewards: (P, G).
-        generator: for rules that draw at random.
-        entropies: mean entropy of every earlier batch when it was sampled, for rules that look back; nats.
-
-    Raises:
-        FloatingPointError: a gradient that is not finite; the policy is left as it was before that update.
-    """
-    reports: list[UpdateReport] = []
-    for number in range(config.updates):
-        first = reports[0].batch if reports else None
-        batch, logits = observe(policy, rollout, rewards, config, first=first, update=number, entropies=entropies)
-        terms = config.rule(batch, generator)
-        norm = ascend(policy, optimizer, rollout, batch, terms, config)
-        reports.append(UpdateReport(batch, logits, terms, norm))
-    return reports
-
-
-def observe(
-    policy: PreTrainedModel,
-    rollout: Rollout,
-    rewards: Tensor,
-    config: StepConfig,
-    *,
+    temperature: float = 1.0,
+    correction: int = 1,
     first: TokenBatch | None = None,
     update: int = 0,
     entropies: tuple[float, ...] = (),
-) -> tuple[TokenBatch, Tensor]:
-    """The batch as a rule sees it, and its logits (N, T, V).
+) -> TokenBatch:
+    """The batch as a rule sees it before an update, without gradient.
 
-    `first` is the batch before its first update; without it the policy is still the one that sampled, and the logits
-    are those of the rollout. Other arguments as in `update`.
+    Args:
+        logits: (N, T, V) of the policy now, before division by the temperature.
+        tokens: (N, T), the responses.
+        mask: (N, T) bool, their tokens.
+        rewards: (P, G) with P G = N: response g of prompt i is row i G + g.
+        temperature: the sampling temperature.
+        correction: of `group_advantages`.
+        first: the batch before its first update; without it the policy is still the one that sampled.
+        update: how many updates on this batch came before.
+        entropies: mean entropy of every earlier batch when it was sampled, for rules that look back; nats.
+
+    Raises:
+        ValueError: rewards that are not one for each response; see `group_advantages` and `token_statistics`.
     """
+    if rewards.numel() != len(tokens):
+        raise ValueError(f"got {rewards.numel()} rewards, expected one for each of {len(tokens)} responses")
     with torch.no_grad():
-        logits = response_logits(policy, rollout.prompts, rollout.tokens) if first else rollout.logits
-        statistics = token_statistics(logits, rollout.tokens, temperature=rollout.temperature)
-    shape = rollout.mask.shape
-    advantages = group_advantages(rewards, correction=config.correction)
-    batch = TokenBatch(
+        statistics = token_statistics(logits, tokens, temperature=temperature)
+    advantages = group_advantages(rewards, correction=correction)
+    return TokenBatch(
         statistics=statistics,
         old=first.old if first else statistics,
-        advantages=advantages.flatten().unsqueeze(-1).expand(shape),
-        rewards=rewards.flatten().unsqueeze(-1).expand(shape),
-        mask=rollout.mask,
-        groups=torch.arange(len(rewards)).repeat_interleave(rollout.group_size),
+        advantages=advantages.flatten().unsqueeze(-1).expand(mask.shape),
+        rewards=rewards.flatten().unsqueeze(-1).expand(mask.shape),
+        mask=mask,
+        groups=torch.arange(len(rewards)).repeat_interleave(rewards.shape[-1]),
         update=update,
-        entropies=first.entropies if first else (*entropies, statistics.entropy[rollout.mask].mean().item()),
+        entropies=first.entropies if first else (*entropies, statistics.entropy[mask].mean().item()),
     )
-    return batch, logits
 
 
-def ascend(
-    policy: PreTrainedModel,
-    optimizer: torch.optim.Optimizer,
-    rollout: Rollout,
+def counting_rows(batch: TokenBatch, terms: Terms) -> Tensor:
+    """(N,) bool: the responses with a token whose gradient is not zero; the others need not go through the policy."""
+    return (batch.mask & ((terms.of_log_prob(batch) != 0) | (terms.entropy != 0))).any(-1)
+
+
+def step(
+    logits: Tensor,
+    tokens: Tensor,
+    rows: Tensor,
     batch: TokenBatch,
     terms: Terms,
-    config: StepConfig,
+    optimizer: torch.optim.Optimizer,
+    *,
+    temperature: float = 1.0,
+    aggregation: Literal["token-mean", "sequence-mean"] = "token-mean",
+    denominator: Literal["all", "kept"] = "all",
+    max_grad_norm: float = 1.0,
 ) -> float:
-    """One optimizer step on the objective that `terms` make; returns the gradient's norm before clipping.
+    """One optimizer step on the objective that `terms` make of the batch.
 
-    Only groups with a token that counts are put through the policy (a group whose rewards are all alike has advantage
-    0). Where no token counts there is no step: momentum alone shall not move the policy.
+    Args:
+        logits: (R, T, V) with gradient, of the responses `rows` under the policy that is trained.
+        tokens: (R, T), the same responses.
+        rows: (N,) bool with R true entries, at least those of `counting_rows`.
+        batch, terms: of all N responses.
+        aggregation, denominator: as in `loss`.
+        max_grad_norm: gradients are scaled down to this norm, taken over all parameters of the optimizer.
+
+    Returns:
+        The gradient's norm before that.
+
+    Raises:
+        FloatingPointError: a gradient that is not finite; no step was made.
     """
-    counts = rollout.mask & ((terms.of_log_prob(batch) != 0) | (terms.entropy != 0))
-    groups = counts.view(len(rollout.prompts), -1).any(-1)
-    if not groups.any():
-        return 0.0
-    rows = groups.repeat_interleave(rollout.group_size)
-    logits = response_logits(policy, rollout.prompts[groups], rollout.tokens[rows])
-    statistics = token_statistics(logits, rollout.tokens[rows], temperature=rollout.temperature)
+    statistics = token_statistics(logits, tokens, temperature=temperature)
     where = (rows.nonzero().squeeze(-1),)
     log_prob = batch.statistics.log_prob.index_put(where, statistics.log_prob)
     entropies = batch.statistics.entropy
     if (terms.entropy != 0).any():
-        entropies = entropies.index_put(where, theory.entropy(logits / rollout.temperature))
+        entropies = entropies.index_put(where, theory.entropy(logits / temperature))
     optimizer.zero_grad()
-    value = loss(log_prob, entropies, batch, terms, aggregation=config.aggregation, denominator=config.denominator)
-    value.backward()
-    norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm)
+    loss(log_prob, entropies, batch, terms, aggregation=aggregation, denominator=denominator).backward()
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    norm = torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm)
     if not norm.isfinite():
         raise FloatingPointError(f"the gradient norm is {norm}; the rewards or the policy are not finite")
     optimizer.step()

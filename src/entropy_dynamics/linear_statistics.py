@@ -7,9 +7,10 @@ sums stay, all brought to one largest logit; backward makes the chunks once more
 import torch
 from torch import Tensor
 
-from entropy_dynamics.backends import LOWEST, Backend, accumulator, select
+from entropy_dynamics.backends import select
 from entropy_dynamics.theory import check_largest, check_tokens
 from entropy_dynamics.token_statistics import TokenStatistics, check_temperature, from_sums
+from entropy_dynamics.vocabulary_sums import LOWEST, Backend, accumulator
 
 CHUNK_ELEMENTS = 2**19  # logits at once
 MULTIPLIED_AT_ONCE = 512  # words; narrow products are a few percent faster on a CPU

@@ -9,13 +9,11 @@ whose coefficients are constants: a token that PPO's clip would leave without a 
 reported" marks formulas known from papers' texts, "as in its code" those read in the authors' source.
 """
 
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 from torch import Tensor
 
 from entropy_dynamics import clipping
@@ -182,7 +180,7 @@ def kl_cov(batch: TokenBatch, generator: torch.Generator, *, fraction: float = 2
     """
     chosen = largest(covariance(batch), batch.mask, max(1, int(fraction * int(batch.mask.sum()))))
     direction = (batch.statistics.log_prob - batch.old.log_prob).sign()
-    return _terms(batch, batch.mask, log_prob=-coefficient * direction * chosen)
+    return as_terms(batch, batch.mask, log_prob=-coefficient * direction * chosen)
 
 
 def advantage_reweighting(batch: TokenBatch, generator: torch.Generator, *, a: float = 0.2) -> Tensor:
@@ -203,7 +201,7 @@ def w_reinforce(batch: TokenBatch, generator: torch.Generator, *, positive: floa
     """
     advantages = positive * batch.rewards - (1 - batch.rewards)
     kept = batch.mask & ~is_clipped(batch.ratio, advantages)
-    return _terms(batch, torch.zeros_like(kept), log_prob=kept * batch.ratio * advantages)
+    return as_terms(batch, torch.zeros_like(kept), log_prob=kept * batch.ratio * advantages)
 
 
 def ce_gppo(
@@ -261,7 +259,7 @@ def repo(batch: TokenBatch, generator: torch.Generator, *, beta: float = 0.01) -
     """
     shift = -beta * (batch.statistics.log_prob + batch.statistics.entropy)
     kept = batch.mask & ~is_clipped(batch.ratio, batch.advantages + shift)
-    return _terms(batch, kept, log_prob=kept * batch.ratio * shift.where(batch.mask, 0.0))
+    return as_terms(batch, kept, log_prob=kept * batch.ratio * shift.where(batch.mask, 0.0))
 
 
 def steer(batch: TokenBatch, generator: torch.Generator, *, smallest: float = 0.8) -> Tensor:
@@ -287,7 +285,7 @@ def covariance_aware(batch: TokenBatch, generator: torch.Generator) -> Tensor:
 
 def entropy_bonus(batch: TokenBatch, generator: torch.Generator, *, coefficient: float = 0.01) -> Terms:
     """GRPO with an entropy bonus: + coefficient H at every response token's state."""
-    return _terms(batch, grpo(batch, generator), entropy=coefficient * batch.mask)
+    return as_terms(batch, grpo(batch, generator), entropy=coefficient * batch.mask)
 
 
 def adaptive_entropy_bonus(
@@ -302,7 +300,7 @@ def adaptive_entropy_bonus(
     for entropy in batch.entropies:
         coefficient = max(0.0, coefficient + (step if entropy < target else -step))
     active = bool(batch.entropies) and batch.entropies[-1] <= target
-    return _terms(batch, grpo(batch, generator), entropy=coefficient * active * batch.mask)
+    return as_terms(batch, grpo(batch, generator), entropy=coefficient * active * batch.mask)
 
 
 def covariance(batch: TokenBatch) -> Tensor:
@@ -327,10 +325,10 @@ def largest(values: Tensor, candidates: Tensor, count: int) -> Tensor:
     return torch.zeros_like(candidates).flatten().index_fill(0, places[order[:count]], True).view_as(candidates)
 
 
-def _terms(
+def as_terms(
     batch: TokenBatch, weights: Tensor, *, log_prob: Tensor | None = None, entropy: Tensor | None = None
 ) -> Terms:
-    """Terms as floats, 0 where nothing is given."""
+    """The terms of a rule that returned weights alone, or some of them: floats, 0 where nothing is given."""
     zero = torch.zeros_like(batch.advantages)
     return Terms(
         weights.to(zero.dtype),
@@ -365,28 +363,3 @@ RULES: dict[str, Callable[..., Tensor | Terms]] = {
         adaptive_entropy_bonus,
     )
 }
-
-
-class Rule(BaseModel):
-    """A rule by name with its options: what an experiment's config says."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str = "grpo"
-    options: dict[str, bool | int | float | str | None] = Field(default_factory=dict)
-
-    @model_validator(mode="after")
-    def _is_known(self) -> "Rule":
-        if self.name not in RULES:
-            raise ValueError(f"unknown rule {self.name!r}; choose from {', '.join(RULES)}")
-        signature = inspect.signature(RULES[self.name]).parameters.values()
-        options = [p for p in signature if p.kind is p.KEYWORD_ONLY]
-        fields = {p.name: (p.annotation, ... if p.default is p.empty else p.default) for p in options}
-        strict = ConfigDict(extra="forbid", strict=True)  # "false" is no bool, and equal rules are equal records
-        complete = create_model(f"options of {self.name}", __config__=strict, **fields)(**self.options)
-        object.__setattr__(self, "options", complete.model_dump())
-        return self
-
-    def __call__(self, batch: TokenBatch, generator: torch.Generator) -> Terms:
-        result = RULES[self.name](batch, generator, **self.options)
-        return result if isinstance(result, Terms) else _terms(batch, result)

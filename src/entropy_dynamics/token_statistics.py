@@ -11,8 +11,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from entropy_dynamics.backends import Backend, accumulator, select
+from entropy_dynamics.backends import select
 from entropy_dynamics.theory import check_largest, check_tokens
+from entropy_dynamics.vocabulary_sums import Backend, accumulator
 
 
 class TokenStatistics(NamedTuple):

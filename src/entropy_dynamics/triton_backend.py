@@ -6,7 +6,7 @@ import triton.language as tl
 from torch import Tensor
 from triton import knobs
 
-from entropy_dynamics.backends import LOWEST, Backend, from_matrices
+from entropy_dynamics.vocabulary_sums import LOWEST, Backend, from_matrices
 
 BLOCK = 4096  # logits of one state in registers at once
 

@@ -1,0 +1,241 @@
+"""The figures of notebooks 07 to 09: each function draws tables and returns the figure."""
+
+from collections.abc import Mapping, Sequence
+from itertools import cycle
+
+import numpy as np
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+from companion.figures.style import ACCENT, NEGATIVE, NEUTRAL, POSITIVE, WIDTH
+
+COLOURS = {
+    "start": "black",
+    "GRPO": NEUTRAL,
+    "Clip_B": POSITIVE,
+    "Clip_V": ACCENT,
+    "random mask": NEGATIVE,
+    "rarest mask": "#cc78bc",
+    "Clip-Cov": "#ca9161",
+    "on-policy": "#949494",
+    "entropy bonus": "#56b4e9",
+}
+RIVALS = ("on-policy", "Clip-Cov", "entropy bonus")
+
+
+def lens(table: pd.DataFrame, finals: pd.DataFrame) -> Figure:
+    """Predicted and measured effect of each method after one update, and the final entropy of full runs.
+
+    Args:
+        table: of `tables.lens_table`, in the order of the rows from top to bottom.
+        finals: mean, low, high of the final entropy minus GRPO's, by method.
+    """
+    figure, panels = plt.subplots(1, 3, figsize=(WIDTH * 1.15, 0.24 * len(table) + 1.3), sharey=True)
+    rows = -np.arange(len(table))
+    for panel, name, title in zip(panels, ("sgd", "adam"), ("one update, SGD", "one update, Adam")):
+        low, high = table[name] - table[f"{name}_low"], table[f"{name}_high"] - table[name]
+        panel.errorbar(table[name], rows, xerr=(low, high), fmt="o", color=POSITIVE, ms=4, lw=1.2, label="measured")
+        panel.plot(table[f"{name}_predicted"], rows, "D", mfc="none", color=NEGATIVE, ms=5, label="predicted, scaled")
+        largest = table[[name, f"{name}_predicted"]].abs().to_numpy().max()
+        panel.set_xscale("symlog", linthresh=largest / 30, linscale=0.8)
+        panel.set_xlim(-2 * largest, 2 * largest)
+        panel.set_xticks([-largest, 0, largest], [f"{-largest:.0e}", "0", f"{largest:.0e}"], fontsize=8)
+        panel.set_title(title, fontsize=10)
+        panel.set_xlabel("change of entropy relative\nto GRPO's (nats)")
+    chosen = finals.loc[table["method"]]
+    spread = (chosen["mean"] - chosen["low"], chosen["high"] - chosen["mean"])
+    panels[2].errorbar(chosen["mean"], rows, xerr=spread, fmt="s", color="black", ms=3.5, lw=1, label="measured")
+    panels[2].set_title("full run", fontsize=10)
+    panels[2].set_xlabel("final entropy minus\nGRPO's (nats)")
+    panels[0].set_yticks(rows, table["method"], fontsize=8)
+    for panel in panels:
+        panel.axvline(0, color="black", lw=0.8)
+        panel.minorticks_off()
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=2, fontsize=8)
+    return figure
+
+
+def clipped_tokens(tokens: pd.DataFrame, bound: float) -> Figure:
+    """Probability of the tokens that PPO clips, by sign of A; and their D against their probability."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3.0))
+    for sign, colour, label in ((1, POSITIVE, "A > 0, r > 1.2"), (-1, NEGATIVE, "A < 0, r < 0.8")):
+        some = tokens[np.sign(tokens["advantage"]) == sign]
+        left.hist(some["probability"], bins=np.linspace(0, 1, 41), color=colour, alpha=0.6, label=label)
+        right.plot(some["probability"], some["centred"], ".", color=colour, ms=2.5, alpha=0.5)
+    left.axvline(bound, color="black", ls="--", lw=1)
+    right.axhline(0, color="black", lw=0.8)
+    left.set(xlabel="probability of a clipped token", ylabel="tokens")
+    left.legend(fontsize=8)
+    right.set(xlabel="probability of a clipped token", ylabel="$D$ (nats)")
+    return figure
+
+
+def masked_tokens(tokens: pd.DataFrame, thresholds: Mapping[str, float]) -> Figure:
+    """Histograms of S and D by sign of A; the shaded side of each threshold is what the released reading masks."""
+    figure, panels = plt.subplots(1, 2, figsize=(WIDTH, 3.0), sharey=True)
+    for panel, name, label in zip(panels, ("discriminator", "centred"), ("$S_*$ (nats)", "$D$ (nats)")):
+        edges = np.linspace(tokens[name].min(), tokens[name].max(), 60)
+        for sign, colour in ((1, POSITIVE), (-1, NEGATIVE)):
+            some = tokens[np.sign(tokens["advantage"]) == sign]
+            text = "A > 0" if sign > 0 else "A < 0"
+            panel.hist(some[name], bins=edges, histtype="step", color=colour, lw=1.3, label=text)
+        panel.axvspan(edges[0], thresholds[name], color=NEGATIVE, alpha=0.12, lw=0)
+        panel.axvline(thresholds[name], color="black", ls="--", lw=1)
+        panel.set(xlabel=label, yscale="log")
+    panels[0].set_ylabel("tokens")
+    panels[0].legend(fontsize=8)
+    return figure
+
+
+def trajectories(series: pd.DataFrame, arms: Sequence[str]) -> Figure:
+    """Entropy and reward of each batch against the step, mean over seeds."""
+    figure, panels = plt.subplots(1, 2, figsize=(WIDTH, 3.1))
+    looks = [(NEUTRAL, "-"), (POSITIVE, "-"), (POSITIVE, "--"), (ACCENT, "-"), (ACCENT, "--"), (NEGATIVE, ":")]
+    for arm, (colour, style) in zip(arms, [*looks, ("#cc78bc", ":")]):
+        mean = series[series.arm == arm].groupby("step")[["entropy", "reward"]].mean()
+        smooth = mean.rolling(5, center=True, min_periods=1).mean()
+        for panel, name in zip(panels, ("entropy", "reward")):
+            panel.plot(smooth.index, smooth[name], ls=style, color=colour, lw=1.5, label=arm)
+    panels[0].set(xlabel="step", ylabel="mean entropy (nats)", ylim=(0, None))
+    panels[1].set(xlabel="step", ylabel="mean reward")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8)
+    return figure
+
+
+def sweep(table: pd.DataFrame, grpo: pd.DataFrame) -> Figure:
+    """Final entropy, Avg@K and Pass@32 against mu, for Clip_B and Clip_V in both readings; bands are 95 % over seeds.
+
+    Args:
+        table: method, reading, mu, quantity, mean, low, high; grpo: mean, low, high of plain GRPO by quantity.
+    """
+    labels = {"entropy": "final entropy (nats)", "avg": "Avg@32", "pass": "Pass@32"}
+    figure, panels = plt.subplots(2, 3, figsize=(WIDTH * 1.1, 4.4), sharey="col")
+    for row, (method, some) in zip(panels, table.groupby("method", sort=False)):
+        for panel, (quantity, label) in zip(row, labels.items()):
+            reference = grpo.loc[quantity]
+            panel.axhspan(reference["low"], reference["high"], color=NEUTRAL, alpha=0.2, lw=0)
+            panel.axhline(reference["mean"], color=NEUTRAL, lw=1, label="GRPO")
+            for reading, colour, style in (("released", POSITIVE, "-"), ("two-sided", NEGATIVE, "--")):
+                line = some[(some["reading"] == reading) & (some["quantity"] == quantity)]
+                panel.plot(line["mu"], line["mean"], marker="o", ms=3, color=colour, ls=style, lw=1.4, label=reading)
+                panel.fill_between(line["mu"], line["low"], line["high"], color=colour, alpha=0.15, lw=0)
+            panel.set_title(f"{method}: {label}", fontsize=9)
+        row[0].set_ylabel(method)
+    for panel in panels[1]:
+        panel.set_xlabel("mu (deviations)")
+    handles, names = panels[0, 0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=3, fontsize=8)
+    return figure
+
+
+def frontier(table: pd.DataFrame) -> Figure:
+    """Pass@32 against Avg@32: each family of runs is a line over its strength; points are means over seeds.
+
+    Args:
+        table: family, avg, pass, in the order of the strength within a family.
+    """
+    figure, axes = plt.subplots(figsize=(WIDTH, 4.6))
+    markers, palette = cycle("osD^v<>PX*hd"), cycle([*plt.get_cmap("tab10").colors, "black", "#d4a017", "#555555"])
+    for family, line in table.groupby("family", sort=False):
+        single = len(line) == 1
+        if family == "GRPO":
+            axes.plot(line["avg"], line["pass"], "*", color="black", ms=15, zorder=5, label=family)
+            continue
+        axes.plot(
+            line["avg"],
+            line["pass"],
+            marker=next(markers),
+            color=next(palette),
+            ls="none" if single else "-",
+            ms=8 if single else 5,
+            lw=1.3,
+            label=family,
+        )
+    axes.set(xlabel="Avg@32 on test problems", ylabel="Pass@32 on test problems")
+    figure.legend(loc="outside right upper", fontsize=8)
+    return figure
+
+
+def pass_curves(curves: pd.DataFrame, titles: Mapping[int, str]) -> Figure:
+    """Pass@k against k for each arm with 95 % bands over seeds, one panel a size of the problems."""
+    figure, panels = plt.subplots(1, 2, figsize=(WIDTH, 3.4))
+    for panel, (size, title) in zip(panels, titles.items()):
+        for arm, line in curves[curves["size"] == size].groupby("arm", sort=False):
+            style = ":" if arm == "start" else "--" if "mask" in arm else "-." if arm in RIVALS else "-"
+            panel.plot(line["k"], line["mean"], color=COLOURS[arm], ls=style, lw=1.5, label=arm)
+            panel.fill_between(line["k"], line["low"], line["high"], color=COLOURS[arm], alpha=0.12, lw=0)
+        panel.set_xscale("log", base=2)
+        panel.set(xlabel="K", title=title, ylim=(0, 1))
+        panel.xaxis.set_major_formatter("{x:.0f}")
+        panel.minorticks_off()
+    panels[0].set_ylabel("Pass@K on test problems")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8)
+    return figure
+
+
+def pass_rates(shares: pd.DataFrame) -> Figure:
+    """Share of the test problems by pass rate, one bar an arm, mean over seeds."""
+    arms = list(dict.fromkeys(shares["arm"]))
+    bins = list(dict.fromkeys(shares["bin"]))
+    figure, axes = plt.subplots(figsize=(WIDTH, 3.0))
+    width = 0.8 / len(arms)
+    for number, arm in enumerate(arms):
+        values = shares[shares["arm"] == arm].groupby("bin", sort=False)["share"].mean()
+        places = np.arange(len(bins)) + (number - (len(arms) - 1) / 2) * width
+        axes.bar(places, values[bins], width, color=COLOURS[arm], label=arm)
+    names = [b if b in ("none", "all") else f"{float(b):.2f}-" for b in bins]
+    axes.set_xticks(np.arange(len(bins)), names, fontsize=8)
+    axes.set(xlabel="pass rate of a problem over 64 responses", ylabel="share of problems")
+    axes.legend(fontsize=8)
+    return figure
+
+
+def differences(table: pd.DataFrame) -> Figure:
+    """Each arm minus GRPO with the same seed, 95 % intervals: one panel a quantity, one row an arm.
+
+    Args:
+        table: quantity (the panel's title), arm, mean, low, high.
+    """
+    quantities = list(dict.fromkeys(table["quantity"]))
+    arms = list(dict.fromkeys(table["arm"]))
+    figure, panels = plt.subplots(1, len(quantities), figsize=(WIDTH * 1.1, 2.6), sharey=True)
+    for panel, quantity in zip(panels, quantities):
+        some = table[table["quantity"] == quantity].set_index("arm").loc[arms]
+        rows = -np.arange(len(arms))
+        spread = (some["mean"] - some["low"], some["high"] - some["mean"])
+        for row, arm in zip(rows, arms):
+            panel.plot(some["mean"][arm], row, "o", color=COLOURS[arm], ms=5)
+        panel.errorbar(some["mean"], rows, xerr=spread, fmt="none", ecolor=[COLOURS[arm] for arm in arms], lw=1.5)
+        panel.axvline(0, color="black", lw=0.8)
+        panel.set_title(quantity, fontsize=9)
+        panel.locator_params(axis="x", nbins=3)
+        panel.tick_params(axis="x", labelsize=8)
+        panel.set_xlabel("minus GRPO's")
+    panels[0].set_yticks(rows, arms)
+    return figure
+
+
+def cost(table: pd.DataFrame) -> Figure:
+    """Time and extra memory of the statistics of 512 tokens against the vocabulary, forward; one line a way.
+
+    Args:
+        table: way, vocabulary, milliseconds, memory (extra bytes over those of the logits).
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3.0))
+    colours = dict(zip(dict.fromkeys(table["way"]), (POSITIVE, "#56b4e9", NEGATIVE, "#cc78bc", "#ca9161", NEUTRAL)))
+    for (way, some), marker in zip(table.groupby("way", sort=False), "oPsD^v"):
+        left.loglog(some["vocabulary"], some["milliseconds"], marker=marker, ms=4, color=colours[way], label=way)
+        right.semilogx(some["vocabulary"], some["memory"], marker=marker, ms=4, color=colours[way])
+    for panel in (left, right):
+        panel.set_xlabel("vocabulary (words)")
+        panel.minorticks_off()
+        sizes = list(dict.fromkeys(table["vocabulary"]))
+        panel.set_xticks(sizes, [f"{size:,}" for size in sizes], fontsize=8)
+    left.set_ylabel("milliseconds")
+    right.set_ylabel("peak extra memory / logits")
+    figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize=8)
+    return figure

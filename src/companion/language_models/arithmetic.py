@@ -1,0 +1,55 @@
+"""Arithmetic for a language model: two tasks, ways of asking, a scorer, and fixed splits."""
+
+import random
+import re
+from collections.abc import Callable
+from functools import cache
+from typing import NamedTuple
+
+from companion.language_models.gym import task_module
+
+TASKS = ("addition", "chain_sum")  # two numbers of two digits; reasoning-gym's task, two numbers with + or -
+EXAMPLE = "34 + 25 = 59\n"
+# Ways to ask for an expression. Which one a model answers is measured (notebook 11); these need no chat template.
+FORMATS: dict[str, Callable[[str], str]] = {
+    "bare": lambda expression: f"{expression} =",
+    "question": lambda expression: f"Question: What is {expression}?\nAnswer:",
+    "one example": lambda expression: f"{EXAMPLE}{expression} =",
+    "two examples": lambda expression: f"{EXAMPLE}18 + 47 = 65\n{expression} =",
+}
+_NUMBER = re.compile(r"-?\d+")
+
+
+class Problem(NamedTuple):
+    """An expression and its value."""
+
+    expression: str
+    answer: int
+
+
+def is_correct(problem: Problem, response: str) -> bool:
+    """Whether the first number in a response is the value; False where there is none."""
+    number = _NUMBER.search(response)
+    return number is not None and int(number.group()) == problem.answer
+
+
+@cache
+def split(task: str, *, held_out: int = 64, seed: int = 0) -> tuple[list[Problem], list[Problem]]:
+    """(training, test): different problems, shuffled by `seed`, `held_out` of them for test.
+
+    Raises:
+        ValueError: an unknown task.
+        ImportError: "chain_sum" without reasoning-gym.
+    """
+    if task == "addition":
+        problems = [Problem(f"{a} + {b}", a + b) for a in range(10, 100) for b in range(10, 100)]
+    elif task == "chain_sum":
+        gym = task_module("arithmetic.chain_sum")
+        sizes = {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 2}
+        drawn = gym.ChainSumDataset(gym.ChainSumConfig(**sizes, size=4000, seed=0))
+        found = {row["metadata"]["expression"]: int(row["answer"]) for row in map(drawn.__getitem__, range(4000))}
+        problems = [Problem(expression, answer) for expression, answer in found.items()]
+    else:
+        raise ValueError(f"unknown task {task!r}; choose from {', '.join(TASKS)}")
+    random.Random(seed).shuffle(problems)
+    return problems[held_out:], problems[:held_out]

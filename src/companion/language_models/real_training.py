@@ -1,0 +1,271 @@
+"""GRPO on a real language model through TRL, with Clip_B, Clip_V and the random mask, one arm and seed a run.
+
+    python -m companion.language_models.real_training --arm clip_b --seed 0
+
+trains on arithmetic and writes one JSON file with its command, config, versions, hardware and checksum. The
+defaults suit an accelerator; data/real_training has what a CPU can do (see its README).
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
+
+from companion.files import write_atomically
+from companion.language_models import arithmetic
+from companion.language_models.language_model import SMOLLM2, load_language_model
+from companion.provenance import provenance
+from companion.record import digest
+from entropy_dynamics.token_statistics import TokenStatistics
+from entropy_dynamics.trl import EntropyClippingGRPOConfig, EntropyClippingGRPOTrainer
+
+FORMATS_FILE = "formats.json"
+NO_TOKEN = 1e6  # a threshold that masks nothing: plain GRPO with the statistics in its logs
+ARMS: dict[str, dict[str, Any]] = {
+    "GRPO": {"entropy_clipping": "clip_b", "mu": NO_TOKEN},
+    "Clip_B": {"entropy_clipping": "clip_b", "mu": 1.0},
+    "Clip_V": {"entropy_clipping": "clip_v", "mu": 1.0},
+    "random mask": {"entropy_clipping": "clip_b", "mu": 1.0, "clipping_control": True},
+}
+
+
+class RealTraining(BaseModel):
+    """One run; everything that is not here is TRL's default."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    arm: str = Field(pattern=f"^({'|'.join(ARMS)})$")
+    seed: int = Field(default=0, ge=0)
+    steps: int = Field(default=150, ge=1)
+    model: str = SMOLLM2
+    task: str = Field(default="addition", pattern=f"^({'|'.join(arithmetic.TASKS)})$")
+    format: str = Field(default="one example", pattern=f"^({'|'.join(arithmetic.FORMATS)})$")
+    problems: int = Field(default=16, ge=1, description="in a batch")
+    group_size: int = Field(default=8, ge=2, description="responses to each")
+    max_tokens: int = Field(default=6, ge=1, description="of a response")
+    learning_rate: float = Field(default=1e-5, gt=0)
+    updates: int = Field(default=2, ge=1, description="on each batch")
+    samples: int = Field(default=16, ge=1, description="responses to each test problem, before and after")
+    test_problems: int = Field(default=64, ge=1)
+    examples: int = Field(default=12, ge=0, description="masked tokens that are kept in context, at most")
+
+
+class _Recorded(EntropyClippingGRPOTrainer):
+    """Keeps some masked tokens with their text."""
+
+    examples: list[dict]
+    limit: int
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        output = super()._generate_and_score_completions(inputs)
+        statistics, advantages, kept, mask = self._seen
+        rows, places = (mask & ~kept).nonzero(as_tuple=True)
+        for row, place in list(zip(rows.tolist(), places.tolist()))[:2]:
+            if len(self.examples) < self.limit:
+                text = self.processing_class.decode
+                ids = output["completion_ids"][row]
+                self.examples.append(
+                    {
+                        "step": self.state.global_step,
+                        "prompt": inputs[row]["prompt"],
+                        "before": text(ids[:place]),
+                        "token": text(ids[place]),
+                        "after": text(ids[place + 1 :][mask[row, place + 1 :]]),
+                        "probability": statistics.log_prob[row, place].exp().item(),
+                        "entropy": statistics.entropy[row, place].item(),
+                        "centred": statistics.centred[row, place].item(),
+                        "advantage": advantages[row, place].item(),
+                    }
+                )
+        return output
+
+    def _kept(self, statistics: TokenStatistics, advantages: Tensor, mask: Tensor) -> Tensor:
+        kept = super()._kept(statistics, advantages, mask)
+        self._seen = statistics, advantages, kept, mask
+        return kept
+
+
+def run(config: RealTraining, *, device: str = "cpu", quiet: bool = False) -> dict[str, Any]:
+    """Train one arm; `quiet` prints no logs on the way.
+
+    Returns:
+        A document of plain JSON values: config; series, one list a logged quantity with one value an update; before and
+        after, the evaluations (see `evaluate`); masked, some masked tokens in context; seconds.
+    """
+    start = time.perf_counter()
+    torch.manual_seed(config.seed)
+    model, tokenizer = load_language_model(config.model)
+    model.to(device)
+    training, test = arithmetic.split(config.task)
+    test = test[: config.test_problems]
+    ask = arithmetic.FORMATS[config.format]
+    before = evaluate(config, model, tokenizer, test)
+
+    by_prompt = {ask(problem.expression): problem for problem in training}
+
+    def reward(prompts: list[str], completions: list[str], **_: Any) -> list[float]:
+        return [float(arithmetic.is_correct(by_prompt[p], text)) for p, text in zip(prompts, completions)]
+
+    rows = [{"prompt": prompt} for prompt in by_prompt]
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = EntropyClippingGRPOConfig(
+            output_dir=folder,
+            max_steps=config.steps,
+            learning_rate=config.learning_rate,
+            lr_scheduler_type="constant",
+            per_device_train_batch_size=config.problems * config.group_size,
+            num_generations=config.group_size,
+            num_iterations=config.updates,
+            max_completion_length=config.max_tokens,
+            temperature=1.0,
+            top_k=0,
+            beta=0.0,
+            bf16=False,
+            gradient_checkpointing=False,
+            use_cpu=device == "cpu",
+            report_to="none",
+            save_strategy="no",
+            logging_steps=1,
+            disable_tqdm=True,
+            seed=config.seed,
+            **ARMS[config.arm],
+        )
+        trainer = _Recorded(
+            model=model,
+            reward_funcs=reward,
+            args=arguments,
+            train_dataset=datasets.Dataset.from_list(rows),
+            processing_class=tokenizer,
+        )
+        if quiet:
+            trainer.remove_callback(PrinterCallback)
+        trainer.examples, trainer.limit = [], config.examples
+        trainer.train()
+        logs = [row for row in trainer.state.log_history if "loss" in row]
+    names = [name for name in logs[0] if name in ("reward", "entropy", "grad_norm") or "entropy_clipping" in name]
+    series = {
+        name.removeprefix("entropy_clipping/"): [row.get(name) and float(f"{float(row[name]):.6g}") for row in logs]
+        for name in names
+    }
+    return {
+        "config": config.model_dump(mode="json"),
+        "series": series,
+        "before": before,
+        "after": evaluate(config, model, tokenizer, test),
+        "masked": [
+            {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in e.items()} for e in trainer.examples
+        ],
+        "device": str(next(model.parameters()).device),
+        "seconds": round(time.perf_counter() - start, 1),
+    }
+
+
+@torch.no_grad()
+def evaluate(
+    config: RealTraining,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    problems: list[arithmetic.Problem],
+    *,
+    batch: int = 128,
+) -> dict[str, Any]:
+    """Sample `config.samples` responses to each problem at temperature 1: samples, and by problem the correct ones."""
+    model.eval()
+    ask = arithmetic.FORMATS[config.format]
+    asked = [problem for problem in problems for _ in range(config.samples)]
+    right: list[bool] = []
+    with torch.random.fork_rng():
+        torch.manual_seed(10**6 + config.seed)
+        for start in range(0, len(asked), batch):
+            some = asked[start : start + batch]
+            ids = tokenizer([ask(problem.expression) for problem in some], return_tensors="pt", padding=True).to(
+                model.device
+            )
+            out = model.generate(
+                **ids, max_new_tokens=config.max_tokens, do_sample=True, temperature=1.0, top_k=0, top_p=1.0
+            )[:, ids["input_ids"].shape[1] :]
+            texts = tokenizer.batch_decode(out, skip_special_tokens=True)
+            right += [arithmetic.is_correct(problem, text) for problem, text in zip(some, texts)]
+    correct = [sum(right[i : i + config.samples]) for i in range(0, len(right), config.samples)]
+    return {"samples": config.samples, "correct": correct}
+
+
+def measure_formats(
+    *, model: str = SMOLLM2, problems: int = 48, samples: int = 4, device: str = "cpu"
+) -> dict[str, dict[str, Any]]:
+    """By task and way of asking, the responses to test problems that are right (see `evaluate`)."""
+    language_model, tokenizer = load_language_model(model)
+    language_model.to(device)
+    found: dict[str, dict[str, Any]] = {}
+    for task in arithmetic.TASKS:
+        test = arithmetic.split(task)[1][:problems]
+        configs = {
+            name: RealTraining(arm="GRPO", task=task, format=name, samples=samples) for name in arithmetic.FORMATS
+        }
+        found[task] = {name: evaluate(c, language_model, tokenizer, test) for name, c in configs.items()}
+    return found
+
+
+def write(document: dict[str, Any], folder: Path, command: str) -> Path:
+    """Write a run with its origin and checksum."""
+    config = document.get("config")
+    name = f"{config['task']}-{config['arm'].replace(' ', '_')}-{config['seed']}.json" if config else FORMATS_FILE
+    path = folder / name
+    folder.mkdir(parents=True, exist_ok=True)
+    whole = {"command": command, "sha256": digest(document), **provenance(), "run": document}
+    write_atomically(path, json.dumps(whole, indent=None, sort_keys=True) + "\n")
+    return path
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The document in one file; ValueError if its checksum does not match."""
+    whole = json.loads(path.read_text())
+    if digest(whole["run"]) != whole["sha256"]:
+        raise ValueError(f"{path} does not match its checksum; make it anew with: {whole['command']}")
+    return whole["run"]
+
+
+def read_runs(folder: Path) -> list[dict[str, Any]]:
+    """The training runs in a folder; ValueError if there are none, or one does not match its checksum."""
+    runs = [read(path) for path in sorted(folder.glob("*.json")) if path.name != FORMATS_FILE]
+    if not runs:
+        raise ValueError(f"no runs in {folder}; make them with: python -m companion.language_models.real_training")
+    return runs
+
+
+def main() -> None:
+    defaults = RealTraining(arm="GRPO")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--formats", action="store_true", help="measure the ways of asking, and train nothing")
+    parser.add_argument("--arm", choices=list(ARMS), default="GRPO")
+    parser.add_argument("--task", choices=arithmetic.TASKS, default="addition")
+    for name in ("seed", "steps", "problems", "group_size", "samples", "updates"):
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=getattr(defaults, name))
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--output", type=Path, default=Path("build/real_training"))
+    options = vars(parser.parse_args())
+    device, output, formats = (options.pop(name) for name in ("device", "output", "formats"))
+    if formats:
+        command = f"python -m companion.language_models.real_training --formats --device {device}"
+        print(f"wrote {write(measure_formats(device=device), output, command)}")
+        return
+    config = RealTraining(**options)
+    words = " ".join(f"--{name.replace('_', '-')} {json.dumps(value)}" for name, value in options.items())
+    path = write(
+        run(config, device=device),
+        output,
+        f"python -m companion.language_models.real_training {words} --device {device}",
+    )
+    print(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    main()

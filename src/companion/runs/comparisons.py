@@ -1,0 +1,238 @@
+"""Which runs are compared with which. Every arm of a comparison is one base config with one thing changed."""
+
+from collections.abc import Mapping, Sequence
+
+from companion.instruments.anatomy import Anatomy, Trial
+from companion.instruments.probe import Probe
+from companion.laboratory.experiment import Experiment
+from companion.laboratory.policies import WarmStart
+from companion.laboratory.rule import Rule
+from companion.laboratory.updates import StepConfig
+from companion.language_models.language_model import COMMITTED, SMOLLM2, Responses
+from companion.language_models.language_model_anatomy import LanguageModelAnatomy, batches_of
+from companion.runs.records import Config, run_all
+from companion.runs.store import Store
+
+# Which way entropy must go when only these tokens keep their gradient: (sign of A, S above or below 0) -> direction.
+DIRECTIONS = {
+    ("positive", "above"): -1,
+    ("positive", "below"): +1,
+    ("negative", "above"): +1,
+    ("negative", "below"): -1,
+}
+Runs = dict[tuple[str, int], Experiment]  # by arm and seed
+SEEDS = (0, 1, 2, 3, 4)  # of the main table; sweeps and single methods use the first three
+
+
+def plain(*, steps: int = 120, seeds: Sequence[int] = (0, 1, 2)) -> Runs:
+    """GRPO as it is; the first seed keeps the entropy ledger at every step."""
+    return {("GRPO", seed): Experiment(seed=seed, steps=steps, ledger_every=int(seed == seeds[0])) for seed in seeds}
+
+
+def intervention_rules() -> dict[str, Rule]:
+    """The paper's four interventions by S, their mask-out twins, the same four by D, and random controls of both."""
+    families = {
+        "keep S": {"action": "keep", "statistic": "S"},
+        "remove S": {"action": "remove", "statistic": "S"},
+        "keep D": {"action": "keep", "statistic": "D"},
+        "keep at random": {"action": "keep", "statistic": "S", "at_random": True},
+        "remove at random": {"action": "remove", "statistic": "S", "at_random": True},
+    }
+    return {
+        f"{family}, {advantage} {sign}": Rule(
+            name="intervention", options=options | {"advantage": advantage, "sign": sign}
+        )
+        for family, options in families.items()
+        for (advantage, sign), direction in DIRECTIONS.items()
+        if family != "remove at random" or direction < 0  # the control of the two removals that should save entropy
+    }
+
+
+def interventions(*, steps: int = 30, seeds: Sequence[int] = (0, 1, 2)) -> Runs:
+    """Every intervention under every seed; the first seed keeps the entropy ledger at every fifth step."""
+    common = {"steps": steps, "evaluation_samples": 4}  # these runs are about entropy; what they learn is not judged
+    bases = {seed: Experiment(seed=seed, ledger_every=5 * int(seed == seeds[0]), **common) for seed in seeds}
+    return {
+        (arm, seed): with_rule(base, rule) for arm, rule in intervention_rules().items() for seed, base in bases.items()
+    }
+
+
+def base(seed: int) -> Experiment:
+    """Plain GRPO of notebooks 07 to 09: two updates per batch, so that importance ratios matter; own warm start.
+
+    Evaluated on test problems of the trained size and on those of four numbers, which no reinforcement touches.
+    """
+    return Experiment(
+        start=WarmStart(seed=seed),
+        seed=seed,
+        steps=48,
+        prompts=128,
+        step=StepConfig(updates=2),
+        evaluation_samples=64,
+        evaluation_sizes=(3, 4),
+    )
+
+
+# The methods of notebook 07. Options that are not named are the defaults of `methods`, the released ones where known.
+METHODS: dict[str, Rule] = {
+    "GRPO": Rule(),
+    "no PPO clip": Rule(options={"clip_low": 1.0, "clip_high": 1e9}),
+    "clip-higher": Rule(options={"clip_high": 0.28}),
+    "clip-low, tighter": Rule(options={"clip_low": 0.1}),
+    "on-policy": Rule(name="on_policy"),
+    "80/20": Rule(name="top_entropy"),
+    "Clip-Cov, released": Rule(name="clip_cov"),
+    "Clip-Cov, matched": Rule(name="clip_cov", options={"fraction": 0.02}),
+    "KL-Cov": Rule(name="kl_cov"),
+    "advantage reweighting": Rule(name="advantage_reweighting"),
+    "rare positives": Rule(name="rare_positives"),
+    "W-REINFORCE": Rule(name="w_reinforce"),
+    "NSR": Rule(name="w_reinforce", options={"positive": 0.0}),
+    "CE-GPPO": Rule(name="ce_gppo"),
+    "GSPO": Rule(name="gspo"),
+    "entropy-ratio clipping": Rule(name="entropy_ratio_clipping"),
+    "OPEFO": Rule(name="opefo"),
+    "REPO": Rule(name="repo"),
+    "STEER": Rule(name="steer"),
+    "covariance-aware": Rule(name="covariance_aware"),
+    "entropy bonus": Rule(name="entropy_bonus"),
+    "adaptive bonus": Rule(name="adaptive_entropy_bonus"),
+    "Clip_B": Rule(name="clip_b", options={"mu": 2.0}),
+    "Clip_B, two-sided": Rule(name="clip_b", options={"mu": 2.0, "reading": "two-sided"}),
+    "Clip_V": Rule(name="clip_v", options={"mu": 3.0}),
+    "Clip_V, two-sided": Rule(name="clip_v", options={"mu": 3.0, "reading": "two-sided"}),
+    "Clip_V, capped": Rule(name="clip_v", options={"mu": 8.5, "max_fraction": 1e-4}),
+    "random mask": Rule(name="matched_mask", options={"like": "clip_b", "mu": 2.0, "choice": "random"}),
+    "rarest mask": Rule(name="matched_mask", options={"like": "clip_b", "mu": 2.0, "choice": "rarest"}),
+}
+# The arms of the main table; the strengths of the two rivals are near what Clip_B masks and the entropy it keeps.
+MAIN: dict[str, Rule] = {
+    **{arm: METHODS[arm] for arm in ("GRPO", "Clip_B", "Clip_V", "random mask", "rarest mask", "on-policy")},
+    "Clip-Cov": METHODS["Clip-Cov, matched"],
+    "entropy bonus": Rule(name="entropy_bonus", options={"coefficient": 0.1}),
+}
+MU = {"clip_b": (1.0, 1.5, 2.0, 2.5, 3.0), "clip_v": (1.5, 2.0, 3.0, 5.0, 8.5)}
+
+
+def methods(*, seeds: Sequence[int] = SEEDS[:3], arms: Sequence[str] = tuple(METHODS)) -> Runs:
+    """A full run of each method under each seed."""
+    return {(arm, seed): with_rule(base(seed), METHODS[arm]) for arm in arms for seed in seeds}
+
+
+def probes(*, seeds: Sequence[int] = SEEDS) -> dict[int, Probe]:
+    """One update with and without each method, early and late in a run of GRPO, by seed."""
+    return {seed: Probe(experiment=base(seed), rules=tuple(METHODS.values()), at=(4, 40)) for seed in seeds}
+
+
+def sweeps(*, seeds: Sequence[int] = SEEDS[:3]) -> Runs:
+    """Clip_B and Clip_V over mu in both readings, the two controls of Clip_B, and strengths of two rivals.
+
+    An arm is named "family mu", for example "Clip_B 2.0".
+    """
+    rules = {
+        f"{family} {mu}": Rule(name=name, options={"mu": mu, "reading": reading})
+        for family, name, reading in (
+            ("Clip_B", "clip_b", "released"),
+            ("Clip_B two-sided", "clip_b", "two-sided"),
+            ("Clip_V", "clip_v", "released"),
+            ("Clip_V two-sided", "clip_v", "two-sided"),
+        )
+        for mu in MU[name]
+    }
+    rules |= {
+        f"{choice} mask {mu}": Rule(name="matched_mask", options={"like": "clip_b", "mu": mu, "choice": choice})
+        for choice in ("random", "rarest")
+        for mu in (1.0, 2.0, 3.0)
+    }
+    rules |= {f"entropy bonus {c}": Rule(name="entropy_bonus", options={"coefficient": c}) for c in (0.01, 0.03, 0.1)}
+    rules |= {f"Clip-Cov {f}": Rule(name="clip_cov", options={"fraction": f}) for f in (2e-4, 0.02, 0.1)}
+    rules |= {f"clip-higher {e}": Rule(options={"clip_high": e}) for e in (0.28, 1.0)}
+    rules |= {"on-policy 1": METHODS["on-policy"]}
+    return {(arm, seed): with_rule(base(seed), rule) for arm, rule in rules.items() for seed in seeds}
+
+
+def cheap_diversity(*, seeds: Sequence[int] = SEEDS) -> Runs:
+    """GRPO once more, evaluated along the way and at other temperatures: what Pass@K costs without any method."""
+    settings = {"evaluate_every": 6, "evaluation_temperatures": (1.0, 0.7, 1.3, 1.6, 2.0), "evaluation_sizes": (3,)}
+    return {("GRPO", seed): base(seed).model_copy(update=settings) for seed in seeds}
+
+
+def before(runs: Runs) -> Runs:
+    """The policies that the runs start from, evaluated as the runs are."""
+    return {
+        ("start", seed): run.model_copy(update={"steps": 0, "step": StepConfig()}) for (_, seed), run in runs.items()
+    }
+
+
+def results(*, seeds: Sequence[int] = SEEDS, arms: Sequence[str] = tuple(MAIN)) -> Runs:
+    """The arms of the main table."""
+    return {(arm, seed): with_rule(base(seed), MAIN[arm]) for arm in arms for seed in seeds}
+
+
+def trials() -> dict[str, Trial]:
+    """Steps that are taken apart: GRPO's and the interventions', with SGD and with Adam that does or does not go on."""
+    rules = {"GRPO": Rule()} | {n: rule for n, rule in intervention_rules().items() if n.startswith("keep S")}
+    adam = {"learning_rate": 3e-4, "max_grad_norm": 1.0}
+    optimizers = {
+        "SGD": {"optimizer": "sgd", "learning_rate": 0.01},
+        "Adam, no history": adam | {"optimizer": "fresh adam", "learning_rate": 3e-5},
+        "Adam": adam,
+    }
+    variants = {
+        "Adam, weight decay 0.1": adam | {"optimizer": "adamw", "weight_decay": 0.1},
+        "Adam, gradient clipped to 0.05": adam | {"max_grad_norm": 0.05},
+        "Adam, ten times the rate": adam | {"learning_rate": 3e-3},
+    }
+    made = {f"{name}: {arm}": Trial(rule=rule, **o) for name, o in optimizers.items() for arm, rule in rules.items()}
+    return made | {f"{name}: GRPO": Trial(**o) for name, o in variants.items()}
+
+
+def anatomies(*, seeds: Sequence[int] = (0, 1, 2)) -> dict[int, Anatomy]:
+    """Steps of the small policy taken apart along a run of GRPO, by seed."""
+    return {seed: Anatomy(experiment=Experiment(seed=seed), trials=trials()) for seed in seeds}
+
+
+def language_model_anatomy(responses: Responses, *, model: str = SMOLLM2, batches: int = 4) -> LanguageModelAnatomy:
+    """Steps of a language model on given responses; those after the first `batches` times six are the unseen ones."""
+    *trained, unseen = batches_of(responses, batches=batches + 1, size=6, max_tokens=24)
+    steps = {
+        "SGD": Trial(optimizer="sgd", learning_rate=1e-3),
+        "Adam, 1e-6": Trial(optimizer="fresh adam", learning_rate=1e-6),
+        "Adam, 1e-5": Trial(optimizer="fresh adam", learning_rate=1e-5),
+    }
+    return LanguageModelAnatomy(model=model, batches=tuple(trained), unseen=unseen, trials=steps)
+
+
+def ledgers(*, seeds: Sequence[int] = (0, 1, 2), steps: int = 40) -> Runs:
+    """GRPO with one and with four updates a batch, at two learning rates, with the entropy ledger at every step."""
+    return {
+        (f"{updates} x {rate:g}", seed): Experiment(
+            seed=seed,
+            steps=steps,
+            learning_rate=rate,
+            step=StepConfig(updates=updates),
+            ledger_every=1,
+            evaluation_samples=4,
+        )
+        for updates in (1, 4)
+        for rate in (3e-4, 1e-3)
+        for seed in seeds
+    }
+
+
+def with_rule(base: Experiment, rule: Rule) -> Experiment:
+    """The base config with another rule and nothing else changed."""
+    return base.model_copy(update={"step": base.step.model_copy(update={"rule": rule})})
+
+
+def records_of(runs: Mapping, store: Store, *, jobs: int = 2) -> dict:
+    """The record of every run, by the same keys, computed if the store lacks it."""
+    return dict(zip(runs, run_all(list(runs.values()), store, jobs=jobs)))
+
+
+def all_runs() -> list[Config]:
+    """Every run that the notebooks 03 to 09 look at, each once."""
+    trained = (plain(), interventions(), results(), methods(), probes(), sweeps(), cheap_diversity())
+    taken_apart = (anatomies(), {0: language_model_anatomy(Responses.read(COMMITTED))}, ledgers())
+    groups = (before(plain()), before(results()), *trained, *taken_apart)
+    return list({run.model_dump_json(): run for group in groups for run in group.values()}.values())

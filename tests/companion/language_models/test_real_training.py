@@ -1,0 +1,88 @@
+"""The task, and one run of the training on the small policy in place of the language model."""
+
+import json
+import sys
+
+import pytest
+
+from companion.laboratory.policies import WarmStart, build_policy, character_tokenizer
+from companion.language_models import arithmetic, real_training
+from companion.language_models.arithmetic import Problem
+from companion.language_models.gym import task_module
+from companion.language_models.real_training import RealTraining, measure_formats, read_runs, run, write
+
+
+def test_the_first_number_of_a_response_counts():
+    for response, right in (
+        (" 59, since", True),
+        ("59", True),
+        (" 5 9", False),
+        ("the sum", False),
+        ("60 or 59", False),
+    ):
+        assert arithmetic.is_correct(Problem("34 + 25", 59), response) == right
+    assert arithmetic.is_correct(Problem("3 - 5", -2), " -2") and not arithmetic.is_correct(Problem("3 - 5", -2), " 2")
+
+
+@pytest.mark.parametrize("task", arithmetic.TASKS)
+def test_splits_are_fixed_disjoint_and_right(task):
+    training, test = arithmetic.split(task)
+    assert len(test) == 64 and not set(training) & set(test)
+    for expression, answer in [*training[:200], *test]:
+        a, operator, b = expression.split()
+        assert answer == int(a) + int(b) * {"+": 1, "-": -1}[operator]
+    assert len(training) + 64 == 90 * 90 or task != "addition"
+    with pytest.raises(ValueError, match="unknown task 'division'"):
+        arithmetic.split("division")
+
+
+def test_every_format_ends_where_the_answer_begins():
+    for ask in arithmetic.FORMATS.values():
+        assert "12 + 34" in ask("12 + 34") and ask("12 + 34").rstrip().endswith(("=", ":", "?\nAnswer:"))
+
+
+def test_reasoning_gym_is_imported_without_its_other_tasks():
+    before = {name for name in sys.modules if name.startswith("reasoning_gym")}
+    assert task_module("arithmetic.chain_sum").ChainSumDataset
+    assert "pycosat" not in sys.modules
+    assert "reasoning_gym" not in {name for name in sys.modules if name.startswith("reasoning_gym")} - before
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """The small policy as the language model; its characters know digits, + and =."""
+    policy = build_policy(WarmStart(width=16, layers=1))
+    monkeypatch.setattr(real_training, "load_language_model", lambda name: (policy, character_tokenizer()))
+    monkeypatch.setattr(real_training.arithmetic, "is_correct", lambda problem, text: len(text) % 2 == 0)
+
+
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
+def test_a_run_is_recorded_with_masked_tokens_and_survives_a_round_trip(small, tmp_path):
+    config = RealTraining(
+        arm="Clip_B", steps=4, problems=4, group_size=4, format="bare", samples=2, test_problems=3, updates=2
+    )
+    document = run(config)
+    series = document["series"]
+    assert len(series["reward"]) == len(series["entropy"]) == 4
+    assert [value is None for value in series["mean_d"]] == [False, True, False, True]  # two updates a batch
+    assert document["before"]["samples"] == 2 and len(document["after"]["correct"]) == 3
+    assert all(example["advantage"] < 0 and example["prompt"] for example in document["masked"])
+    path = write(document, tmp_path, "a command")
+    assert read_runs(tmp_path) == [json.loads(json.dumps(document))]
+    path.write_text(path.read_text().replace('"Clip_B"', '"Clip_V"'))
+    with pytest.raises(ValueError, match="does not match its checksum"):
+        read_runs(tmp_path)
+
+
+def test_ways_of_asking_are_measured_one_by_one(small, tmp_path):
+    found = measure_formats(problems=3, samples=2)
+    assert tuple(found) == arithmetic.TASKS
+    for by_format in found.values():
+        assert by_format.keys() == arithmetic.FORMATS.keys()
+        assert all(f["samples"] == 2 and len(f["correct"]) == 3 for f in by_format.values())
+    assert write(found, tmp_path, "a command").name == "formats.json"
+
+
+def test_an_empty_folder_says_how_to_fill_it(tmp_path):
+    with pytest.raises(ValueError, match="make them with"):
+        read_runs(tmp_path)

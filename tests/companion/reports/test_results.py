@@ -1,0 +1,103 @@
+"""The checks of the main comparison pass what they should and fail what they should; the README shows their table."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from companion.files import sha256
+from companion.notebooks import readme
+from companion.reports import results
+from companion.runs import comparisons
+from companion.runs.records import record_key
+from companion.runs.store import Store, StoreError
+
+ROOT = Path(__file__).parents[1]
+
+
+def table(**changed):
+    """Three seeds of four arms; GRPO learns and collapses, Clip_B keeps diversity."""
+    typical = {
+        "start": {"avg": 0.2, "pass": 0.9, "entropy": 0.6},
+        "GRPO": {"avg": 0.45, "pass": 0.7, "entropy": 0.2},
+        "Clip_B": {"avg": 0.44, "pass": 0.8, "entropy": 0.3},
+        "random mask": {"avg": 0.45, "pass": 0.7, "entropy": 0.2},
+    }
+    rows = [
+        {"arm": arm, "seed": seed, "size": size}
+        | {name: x + 0.01 * seed * (arm != "GRPO") for name, x in values.items()}
+        for arm, values in (typical | changed).items()
+        for seed in range(3)
+        for size in (3, 4)
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_the_checks_hold_for_what_they_describe():
+    assert results.grpo_collapses(table())[0]
+    holds, line = results.keeps_diversity(table(), "Clip_B")
+    assert holds and "Pass@32 +0.110" in line and "entropy +0.110" in line
+    assert results.beats_random_mask(table(), "Clip_B")[0]
+
+
+@pytest.mark.parametrize("change", [{"avg": 0.39}, {"entropy": 0.27}, {"pass": 0.95}])
+def test_no_collapse_no_comparison(change):
+    grpo = {"avg": 0.45, "pass": 0.7, "entropy": 0.2} | change
+    assert not results.grpo_collapses(table(GRPO=grpo))[0]
+
+
+@pytest.mark.parametrize("change", [{"pass": 0.7}, {"entropy": 0.2}, {"pass": 0.69}])
+def test_no_gain_no_claim(change):
+    clip = {"avg": 0.44, "pass": 0.8, "entropy": 0.3} | change
+    assert not results.keeps_diversity(table(Clip_B=clip), "Clip_B")[0]
+    assert not results.beats_random_mask(table(**{"random mask": clip}, Clip_B=clip), "Clip_B")[0]
+
+
+def test_the_main_table_by_hand():
+    shown = results.main_table(table())
+    # three seeds 0.44, 0.45, 0.46: half width 4.3027 * 0.01 / sqrt(3)
+    assert shown.loc["Clip_B", "Avg@32, 3 numbers"] == "0.450 ± 0.025"
+    assert shown.loc["Clip_B", "entropy, 3 numbers"] == "0.310"
+
+
+def test_improvements_are_paired_by_seed():
+    row = results.improvements(table(), "pass", 3).loc["Clip_B"]
+    assert row["mean"] == pytest.approx(0.11) and row["better"] == row["improvement"] == 1
+    assert results.improvements(table(), "pass", 3).loc["random mask", "improvement"] == pytest.approx(5 / 6)
+
+
+def test_the_table_of_the_readme_never_trains(tmp_path):
+    with pytest.raises(StoreError, match=r"no record of .*start.*run make retrain"):
+        results.markdown(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_readme_shows_its_generated_parts():
+    text = (ROOT / "README.md").read_text()
+    assert readme.with_parts(text, readme.generated(ROOT)) == text
+
+
+def test_a_missing_marker_is_named():
+    with pytest.raises(ValueError, match="<!-- results -->"):
+        readme.with_parts("nothing here", {"results": "x"})
+    text = "a <!-- x -->old<!-- end x --> b"
+    assert readme.with_parts(text, {"x": "new"}) == "a <!-- x -->\nnew\n<!-- end x --> b"
+
+
+def test_the_released_records_are_those_of_the_code():
+    store = Store(ROOT / "data" / "records")
+
+    missing = [run for run in comparisons.all_runs() if store.get(record_key(run)) is None]
+    assert not missing, f"{len(missing)} runs have no record for this code; run make retrain"
+
+
+def test_every_released_file_is_the_one_that_its_origin_names():
+    folder = ROOT / "data" / "records"
+    origin = json.loads((folder / "origin.json").read_text())
+    files = {path.name: path for path in [*folder.glob("*.json"), ROOT / "data" / "lens_tokens.csv"]}
+    del files["origin.json"]
+    assert {name: sha256(path) for name, path in files.items()} == origin["sha256"]
+    assert origin["command"].startswith("python -m companion.runs.retrain") and origin["versions"]["torch"]
+    text = (folder / "origin.json").read_text()
+    assert str(ROOT) not in text and str(Path.home()) not in text

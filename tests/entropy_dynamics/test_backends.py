@@ -1,0 +1,234 @@
+"""Every backend gives the same statistics, gradients and errors, whatever the dtype, size and strides."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from entropy_dynamics import backends, theory
+from entropy_dynamics.token_statistics import token_statistics
+
+DEVICE = {"triton": "cuda" if torch.cuda.is_available() else "cpu"}
+BACKENDS = [
+    "eager",
+    "compiled",
+    pytest.param(
+        "triton",
+        marks=pytest.mark.skipif(not backends._triton_is_installed(), reason="the package triton is not installed"),
+    ),
+]
+# Triton's interpreter computes with numpy, which speaks up about inf - inf where a kernel discards it.
+pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered in subtract:RuntimeWarning")
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 1e-5, torch.float16: 1e-5}
+
+
+def test_what_is_called_compiled_is_compiled():
+    if not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
+        pytest.skip("no C++ compiler: the other tests of the compiled backend see the eager one")
+    assert backends.select("compiled", elements=1, device=torch.device("cpu")) is not backends.EAGER
+
+
+@pytest.fixture(autouse=True)
+def _no_recompilation_storm():
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+        yield
+
+
+def sample(backend, *shape, dtype=torch.float32, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    logits = (3 * torch.randn(*shape, generator=generator)).to(DEVICE.get(backend, "cpu"), dtype)
+    return logits, torch.randint(shape[-1], shape[:-1], generator=generator).to(logits.device)
+
+
+def reference(logits, tokens, temperature=1.0):
+    """All five statistics in float64 from whole distributions."""
+    z = logits.double().detach() / temperature
+    k = tokens.long().unsqueeze(-1)
+    s, baseline = theory.discriminator(z).gather(-1, k).squeeze(-1), theory.expected_discriminator(z)
+    log_prob = z.log_softmax(-1).gather(-1, k).squeeze(-1)
+    return log_prob, theory.entropy(z), s, baseline, theory.grpo_second_order_change(z, tokens.long(), 1.0)
+
+
+def assert_matches(actual, expected, tolerance):
+    for name, a, b in zip(actual._fields, actual, expected, strict=True):
+        assert a.shape == b.shape
+        same = (a == b) | ((a.double() - b).abs() / (1 + b.abs()) <= tolerance)
+        assert same.all(), f"{name}: {a[~same][:3]} is not {b[~same][:3]}"
+
+
+def assert_all_match(backend, logits, tokens, temperature=1.0):
+    logits = logits.detach().requires_grad_()
+    actual = token_statistics(logits, tokens, temperature=temperature, backend=backend, curvature=True)
+    assert_matches(actual, reference(logits, tokens, temperature), TOLERANCE[logits.dtype])
+    weights = torch.linspace(-1, 2, tokens.numel(), device=logits.device).view(tokens.shape)
+    (gradient,) = torch.autograd.grad(actual.log_prob, logits, weights.to(actual.log_prob.dtype))
+    exact = logits.detach().double().requires_grad_()
+    log_prob = (exact / temperature).log_softmax(-1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+    (expected,) = torch.autograd.grad(log_prob, exact, weights.double())
+    step = {torch.float64: 1e-12, torch.float32: 1e-6, torch.bfloat16: 2**-8, torch.float16: 2**-10}[logits.dtype]
+    if backend == "triton" and not logits.is_cuda:
+        step = max(step, 2**-7 * (logits.dtype == torch.bfloat16))  # the interpreter cuts bfloat16 off, unrounded
+    assert gradient.dtype == logits.dtype
+    assert_close(gradient.double(), expected, rtol=step, atol=min(step, 1e-6))
+
+
+@pytest.mark.parametrize("temperature", [0.6, 1.0, 1.7])
+@pytest.mark.parametrize("size", [1, 2, 19, 1000])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_statistics_and_gradients(backend, dtype, size, temperature):
+    assert_all_match(backend, *sample(backend, 3, 4, size, dtype=dtype), temperature)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("size", [16_385, 49_152, 151_936])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_large_vocabularies(backend, size, dtype):
+    assert_all_match(backend, *sample(backend, 2, size, dtype=dtype), 1.0)
+
+
+@pytest.mark.parametrize("value", [0.0, -1.2345, 7.7])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_equal_logits_whose_rounding_errors_all_point_one_way(backend, value):
+    logits = torch.full((2, 151_936), value, device=DEVICE.get(backend))
+    logits[:, 5] = 2.0
+    tokens = torch.tensor([5, 6], device=logits.device)
+    assert_matches(
+        token_statistics(logits, tokens, backend=backend, curvature=True),
+        reference(logits, tokens),
+        TOLERANCE[logits.dtype],
+    )
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_shapes_strides_and_ragged_selections(backend):
+    logits, tokens = sample(backend, 3, 6, 40)
+    mask = torch.arange(6, device=logits.device) < torch.tensor([[6], [0], [2]], device=logits.device)
+    views = [
+        (logits[:, :-1], tokens[:, 1:]),  # as a trainer shifts them
+        (logits.transpose(0, 1), tokens.T),
+        (logits[..., ::2], tokens // 2),
+        (logits[1:2].expand(3, 6, 40), tokens),
+        (logits[0, 0], tokens[0, 0]),
+        (logits[:1, :1], tokens[:1, :1]),
+        (logits[mask], tokens[mask]),
+        (logits[mask & False], tokens[mask & False]),
+    ]
+    for z, k in views:
+        assert_all_match(backend, z, k, 0.9)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_masked_words_and_tokens_without_mass(backend):
+    logits, tokens = sample(backend, 6, 5000)
+    logits[:, :4200] = -torch.inf  # whole blocks of nothing
+    logits[1, 4300:] = -1e5
+    logits[2, 4200] = 3e38
+    tokens[:] = torch.tensor([4400, 4250, 4200, 4999, 17, 4500])
+    assert_all_match(backend, logits[[0, 1, 2, 3, 5]], tokens[[0, 1, 2, 3, 5]])
+    massless = token_statistics(logits[4], tokens[4], backend=backend, curvature=True)
+    assert massless.log_prob == -torch.inf and massless.discriminator == 0
+    assert_matches(massless, reference(logits[4], tokens[4]), 1e-5)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_what_is_not_finite_is_refused_by_name(backend):
+    logits, tokens = sample(backend, 4, 5000)
+    for bad in (torch.nan, torch.inf):
+        for place in (0, 4999):
+            broken = logits.clone()
+            broken[2, place] = bad
+            with pytest.raises(ValueError, match=f"largest logit of a state is {bad}"):
+                token_statistics(broken, tokens, backend=backend)
+    with pytest.raises(ValueError, match="whole vocabulary"):
+        token_statistics(torch.full_like(logits, -torch.inf), tokens, backend=backend)
+
+
+def test_bfloat16_gradients_of_confident_tokens_keep_their_digits():
+    logits = torch.tensor([[9.0, 0.0, 0.0]], dtype=torch.bfloat16, requires_grad=True)
+    for backend in ("eager", "compiled"):
+        log_prob = token_statistics(logits, torch.tensor([0]), backend=backend).log_prob
+        (gradient,) = torch.autograd.grad(log_prob.sum(), logits)
+        assert_close(gradient[0, 0].item(), 1 - logits.detach().double().softmax(-1)[0, 0].item(), rtol=0.01, atol=0)
+
+
+def test_auto_compiles_only_what_repays_it(monkeypatch):
+    cpu = torch.device("cpu")
+    assert backends.select("auto", elements=1024 * 12 * 19, device=cpu) is backends.EAGER
+    compiled = backends.select("compiled", elements=1, device=cpu)
+    assert backends.select("auto", elements=512 * 151_936, device=cpu) is compiled
+    monkeypatch.setattr(backends, "_triton_is_installed", lambda: False)
+    assert backends.select("auto", elements=1, device=torch.device("cuda")) is backends.EAGER
+    with pytest.raises(ValueError, match="triton, which is not installed"):
+        backends.select("triton", elements=1, device=cpu)
+
+
+CHILD = """
+import logging, sys, torch
+from entropy_dynamics import theory
+from entropy_dynamics.token_statistics import token_statistics
+logging.basicConfig(format="%(levelname)s %(message)s", stream=sys.stdout)
+logits, tokens = torch.randn(8, 300), torch.arange(8)
+for size in (300, 200, 100):
+    actual = token_statistics(logits[:, :size], tokens, backend="compiled")
+    torch.testing.assert_close(actual.entropy, theory.entropy(logits[:, :size]))
+"""
+
+
+def run_child(program, **environment):
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=os.environ | environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def test_without_a_compiler_eager_serves_and_says_so_once(tmp_path):
+    said = run_child(CHILD, CXX=str(tmp_path / "none"), TORCHINDUCTOR_CACHE_DIR=str(tmp_path / "cache"))
+    assert len(said.splitlines()) == 1 and said.startswith("WARNING torch.compile does not work here"), said
+
+
+def test_shapes_that_keep_changing_do_not_recompile():
+    torch._dynamo.reset()
+    logits, tokens = sample("compiled", 64, 40_000)
+    tokens %= 2
+    weights = torch.randn(64, 40_000, requires_grad=True)
+
+    def call(rows, size, temperature=1.0):
+        for z in (logits[:rows, :size], logits[:rows, :size].contiguous(), weights[:rows, :size]):
+            log_prob = token_statistics(z, tokens[:rows], temperature=temperature, backend="compiled").log_prob
+        log_prob.sum().backward()
+
+    for rows in (1, 2, 9):
+        for size in (70, 5000, 16_385, 30_000, 40_000):
+            call(rows, size)
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for rows in (1, 3, 17, 64):
+            for size in (2, 64, 1000, 4096, 4097, 16_384, 32_768, 40_000):
+                call(rows, size, temperature=0.5 + 1 / (rows + size))
+
+
+MEMORY = """
+import sys, torch
+from companion.benches.peak_memory import peak_memory
+from entropy_dynamics.token_statistics import token_statistics
+torch.set_num_threads(1)
+backend = sys.argv[1]
+logits = torch.zeros(3, 513, 49152)[:, :-1]  # a shifted view, as a trainer passes it
+tokens = torch.zeros(3, 512, dtype=torch.long)
+token_statistics(logits[:, :2], tokens[:, :2], backend=backend)
+token_statistics(logits[0], tokens[0], backend=backend)
+print(peak_memory(lambda: token_statistics(logits, tokens, backend=backend)) / (logits.numel() * 4))
+print(peak_memory(lambda: logits.log_softmax(-1)) / (logits.numel() * 4))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("backend", ["eager", "compiled"])
+def test_peak_memory_is_a_small_share_of_the_logits(backend):
+    done = subprocess.run([sys.executable, "-c", MEMORY, backend], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    ours, of_log_softmax = map(float, done.stdout.split())
+    assert ours < 0.05 and of_log_softmax > 0.95
