@@ -50,7 +50,10 @@ def _git(*arguments: str) -> str | None:
 
 
 def _cpu() -> str:
+    """Name, family and model of the processor: names alone are shared by processors that round differently."""
     with contextlib.suppress(OSError):
-        if found := re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.M):
-            return found[1]
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+        found = dict(re.findall(r"^(model name|cpu family|model)\s*: (.*)$", text, re.M))
+        if found:
+            return f"{found.get('model name')} (family {found.get('cpu family')}, model {found.get('model')})"
     return platform.processor() or platform.machine()

@@ -6,6 +6,7 @@ Where there are tensors they stand in NAME.safetensors beside it, with their che
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from torch import Tensor
 from companion.files import write_atomically
 
 SCHEMA = 2
+HEAD = {"schema", "name", "kind", "config", "made_by", "tensors_sha256", "sha256"}
 
 
 @dataclass(frozen=True)
@@ -37,13 +39,31 @@ def digest(value: Any) -> str:
     return hashlib.sha256(canonical(value).encode()).hexdigest()
 
 
+def slug(text: str) -> str:
+    """The text as part of a file name: lower case; what is neither letter, digit nor point becomes one hyphen."""
+    return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-")
+
+
+def place(comparison: str, key: tuple[str, int] | int) -> str:
+    """The name of a comparison's run, such as results/clip-b/seed-0."""
+    *arm, seed = key if isinstance(key, tuple) else (key,)
+    return "/".join([comparison, *map(slug, arm), f"seed-{seed}"])
+
+
+def checksum(tensors: dict[str, Tensor]) -> str:
+    """SHA-256 of tensors as safetensors keeps them."""
+    return hashlib.sha256(save(tensors)).hexdigest()
+
+
 def write_record(path: Path, record: Record, *, name: str, kind: str, config: dict[str, Any]) -> None:
     """Write a record to `path` (.json); the document last, so that it vouches for its tensors.
 
     Raises:
         OSError: the disk is full or the folder cannot be written; no half of a file is left.
-        ValueError: the document holds NaN or infinity.
+        ValueError: the document holds NaN or infinity, or one of `HEAD`.
     """
+    if clash := HEAD & record.document.keys():
+        raise ValueError(f"the document has {', '.join(sorted(clash))}, which name other parts of a record")
     tensors = save(record.tensors) if record.tensors else b""
     entry = {
         "schema": SCHEMA,

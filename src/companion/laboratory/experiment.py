@@ -128,25 +128,31 @@ def run(config: Experiment, weights: dict[str, Tensor]) -> Record:
     for number in range(config.steps):
         if config.evaluate_every and number % config.evaluate_every == 0:
             evaluations.append(evaluate(trainer.policy, number, *first, config.evaluation_samples, config.seed))
-        _, rollout, rewards = trainer.rollout()
-        entry = None
-        if config.ledger_every and number % config.ledger_every == 0:
-            with entropy_ledger(trainer.policy, rollout) as entry:
-                reports = trainer.update(rollout, rewards)
-        else:
-            reports = trainer.update(rollout, rewards)
-        row = _summary(rollout, rewards, reports, config.learning_rate)
-        row["ledger_parameters"] = entry and entry.parameters
-        row["ledger_measured"] = entry and entry.measured
-        rows.append(row)
+        ledger = config.ledger_every > 0 and number % config.ledger_every == 0
+        rows.append(train_on_batch(trainer, ledger=ledger))
     evaluations += [
         evaluate(trainer.policy, config.steps, size, temperature, config.evaluation_samples, config.seed)
         for size in config.evaluation_sizes
         for temperature in config.evaluation_temperatures
     ]
-    series = {name: [_rounded(row[name]) for row in rows] for name in (rows[0] if rows else ())}
+    series = {name: [row[name] for row in rows] for name in (rows[0] if rows else ())}
     document = {"series": series, "evaluations": evaluations}
     return Record(document, {name: weight.detach().clone() for name, weight in trainer.policy.state_dict().items()})
+
+
+def train_on_batch(trainer: Trainer, *, ledger: bool) -> dict[str, float | None]:
+    """Sample the next batch and update on it; one value a quantity, of the entropy ledger where it is asked for."""
+    _, rollout, rewards = trainer.rollout()
+    entry = None
+    if ledger:
+        with entropy_ledger(trainer.policy, rollout) as entry:
+            reports = trainer.update(rollout, rewards)
+    else:
+        reports = trainer.update(rollout, rewards)
+    row = _summary(rollout, rewards, reports, trainer.config.learning_rate)
+    row["ledger_parameters"] = entry and entry.parameters
+    row["ledger_measured"] = entry and entry.measured
+    return {name: _rounded(value) for name, value in row.items()}
 
 
 def evaluate(policy: PreTrainedModel, step: int, size: int, temperature: float, samples: int, seed: int) -> dict:

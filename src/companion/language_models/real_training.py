@@ -2,8 +2,8 @@
 
     python -m companion.language_models.real_training --arm clip_b --seed 0
 
-trains on arithmetic and writes one JSON file with its command, config, versions, hardware and checksum. The
-defaults suit an accelerator; data/real_training has what a CPU can do (see its README).
+trains on arithmetic and writes a record with its command, versions and hardware. The
+defaults suit an accelerator; data/runs has what a CPU can do.
 """
 
 import argparse
@@ -19,15 +19,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
 
-from companion.files import write_atomically
 from companion.language_models import arithmetic
 from companion.language_models.language_model import SMOLLM2, load_language_model
 from companion.provenance import provenance
-from companion.record import digest
+from companion.record import Record, place, read_record, slug, write_record
 from entropy_dynamics.token_statistics import TokenStatistics
 from entropy_dynamics.trl import EntropyClippingGRPOConfig, EntropyClippingGRPOTrainer
 
-FORMATS_FILE = "formats.json"
+FORMATS_NAME = "smollm2-formats/seed-0"
 NO_TOKEN = 1e6  # a threshold that masks nothing: plain GRPO with the statistics in its logs
 ARMS: dict[str, dict[str, Any]] = {
     "GRPO": {"entropy_clipping": "clip_b", "mu": NO_TOKEN},
@@ -68,7 +67,7 @@ class _Recorded(EntropyClippingGRPOTrainer):
         output = super()._generate_and_score_completions(inputs)
         statistics, advantages, kept, mask = self._seen
         rows, places = (mask & ~kept).nonzero(as_tuple=True)
-        for row, place in list(zip(rows.tolist(), places.tolist()))[:2]:
+        for row, position in list(zip(rows.tolist(), places.tolist()))[:2]:
             if len(self.examples) < self.limit:
                 text = self.processing_class.decode
                 ids = output["completion_ids"][row]
@@ -76,13 +75,13 @@ class _Recorded(EntropyClippingGRPOTrainer):
                     {
                         "step": self.state.global_step,
                         "prompt": inputs[row]["prompt"],
-                        "before": text(ids[:place]),
-                        "token": text(ids[place]),
-                        "after": text(ids[place + 1 :][mask[row, place + 1 :]]),
-                        "probability": statistics.log_prob[row, place].exp().item(),
-                        "entropy": statistics.entropy[row, place].item(),
-                        "centred": statistics.centred[row, place].item(),
-                        "advantage": advantages[row, place].item(),
+                        "before": text(ids[:position]),
+                        "token": text(ids[position]),
+                        "after": text(ids[position + 1 :][mask[row, position + 1 :]]),
+                        "probability": statistics.log_prob[row, position].exp().item(),
+                        "entropy": statistics.entropy[row, position].item(),
+                        "centred": statistics.centred[row, position].item(),
+                        "advantage": advantages[row, position].item(),
                     }
                 )
         return output
@@ -198,47 +197,62 @@ def evaluate(
     return {"samples": config.samples, "correct": correct}
 
 
-def measure_formats(
-    *, model: str = SMOLLM2, problems: int = 48, samples: int = 4, device: str = "cpu"
-) -> dict[str, dict[str, Any]]:
+class Formats(BaseModel):
+    """On what the ways of asking are measured."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str = SMOLLM2
+    problems: int = Field(default=48, ge=1, description="test problems of each task")
+    samples: int = Field(default=4, ge=1, description="responses to each")
+
+
+def measure_formats(config: Formats, *, device: str = "cpu") -> dict[str, dict[str, Any]]:
     """By task and way of asking, the responses to test problems that are right (see `evaluate`)."""
-    language_model, tokenizer = load_language_model(model)
+    language_model, tokenizer = load_language_model(config.model)
     language_model.to(device)
     found: dict[str, dict[str, Any]] = {}
     for task in arithmetic.TASKS:
-        test = arithmetic.split(task)[1][:problems]
+        test = arithmetic.split(task)[1][: config.problems]
         configs = {
-            name: RealTraining(arm="GRPO", task=task, format=name, samples=samples) for name in arithmetic.FORMATS
+            name: RealTraining(arm="GRPO", task=task, format=name, samples=config.samples)
+            for name in arithmetic.FORMATS
         }
         found[task] = {name: evaluate(c, language_model, tokenizer, test) for name, c in configs.items()}
     return found
 
 
-def write(document: dict[str, Any], folder: Path, command: str) -> Path:
-    """Write a run with its origin and checksum."""
-    config = document.get("config")
-    name = f"{config['task']}-{config['arm'].replace(' ', '_')}-{config['seed']}.json" if config else FORMATS_FILE
-    path = folder / name
-    folder.mkdir(parents=True, exist_ok=True)
-    whole = {"command": command, "sha256": digest(document), **provenance(), "run": document}
-    write_atomically(path, json.dumps(whole, indent=None, sort_keys=True) + "\n")
+def name_of(config: RealTraining) -> str:
+    """The name of a run's record, such as smollm2-addition/clip-b/seed-0."""
+    return place(f"smollm2-{slug(config.task)}", (config.arm, config.seed))
+
+
+def write(document: dict[str, Any], folder: Path, *, name: str, config: BaseModel, command: str) -> Path:
+    """Write a record of a run, or of the measured formats, below a folder; returns its file."""
+    path, document = folder / f"{name}.json", {key: value for key, value in document.items() if key != "config"}
+    origin = {"command": command, **provenance()}
+    write_record(
+        path, Record(document, {}, origin), name=name, kind=type(config).__name__, config=config.model_dump(mode="json")
+    )
     return path
 
 
-def read(path: Path) -> dict[str, Any]:
-    """The document in one file; ValueError if its checksum does not match."""
-    whole = json.loads(path.read_text())
-    if digest(whole["run"]) != whole["sha256"]:
-        raise ValueError(f"{path} does not match its checksum; make it anew with: {whole['command']}")
-    return whole["run"]
+def read(folder: Path, name: str) -> dict[str, Any]:
+    """The config and the document of a record below a folder; ValueError if it is damaged."""
+    path = folder / f"{name}.json"
+    try:
+        record, head = read_record(path)
+        return {"config": head["config"], **record.document}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path.resolve()} is damaged: {error}") from error
 
 
 def read_runs(folder: Path) -> list[dict[str, Any]]:
-    """The training runs in a folder; ValueError if there are none, or one does not match its checksum."""
-    runs = [read(path) for path in sorted(folder.glob("*.json")) if path.name != FORMATS_FILE]
-    if not runs:
-        raise ValueError(f"no runs in {folder}; make them with: python -m companion.language_models.real_training")
-    return runs
+    """The documents of the training runs below a folder; ValueError if there are none, or one is damaged."""
+    files = sorted(folder.glob("smollm2-*/*/seed-*.json"))
+    if not files:
+        raise ValueError(f"no runs of SmolLM2 in {folder.resolve()}; make them with: make real")
+    return [read(folder, path.relative_to(folder).with_suffix("").as_posix()) for path in files]
 
 
 def main() -> None:
@@ -250,21 +264,20 @@ def main() -> None:
     for name in ("seed", "steps", "problems", "group_size", "samples", "updates"):
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=getattr(defaults, name))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--output", type=Path, default=Path("build/real_training"))
+    parser.add_argument("--output", type=Path, default=Path("build/runs"))
     options = vars(parser.parse_args())
     device, output, formats = (options.pop(name) for name in ("device", "output", "formats"))
     if formats:
         command = f"python -m companion.language_models.real_training --formats --device {device}"
-        print(f"wrote {write(measure_formats(device=device), output, command)}")
+        config = Formats()
+        document = measure_formats(config, device=device)
+        print("wrote", write(document, output, name=FORMATS_NAME, config=config, command=command))
         return
     config = RealTraining(**options)
     words = " ".join(f"--{name.replace('_', '-')} {json.dumps(value)}" for name, value in options.items())
-    path = write(
-        run(config, device=device),
-        output,
-        f"python -m companion.language_models.real_training {words} --device {device}",
-    )
-    print(f"wrote {path}")
+    command = f"python -m companion.language_models.real_training {words} --device {device}"
+    document = run(config, device=device)
+    print("wrote", write(document, output, name=name_of(config), config=config, command=command))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ import pandas as pd
 from companion.reports.evaluation import t_interval
 from companion.reports.tables import evaluation_table, paired, summary
 from companion.runs import comparisons
-from companion.runs.records import record_key
 from companion.runs.store import Store, StoreError
 
 TRAINED, HARDER = 3, 4  # numbers in a problem
@@ -80,20 +79,21 @@ def improvements(table: pd.DataFrame, column: str, size: int) -> pd.DataFrame:
 def compared(**which) -> comparisons.Runs:
     """The runs of `comparisons.results(**which)` and the policies they start from."""
     runs = comparisons.results(**which)
-    return comparisons.before({key: run for key, run in runs.items() if key[0] == "GRPO"}) | runs
+    plain = {key: run for key, run in runs.items() if key[0] == "GRPO"}
+    return comparisons.Runs(runs.comparison, comparisons.before(comparisons.Runs(runs.comparison, plain)) | runs)
 
 
 def markdown(records: Path) -> str:
     """The README's table of results, from committed records alone.
 
     Raises:
-        StoreError: a record is missing, for the code has changed since; `make retrain` makes them anew.
+        StoreError: a record is missing; `make retrain` makes it.
     """
     store, found = Store(records), {}
-    for key, run in compared().items():
-        found[key] = store.get(record_key(run))
+    for key, run in comparisons.named(compared()).items():
+        found[key] = store.get(run.name, run.config)
         if found[key] is None:
-            raise StoreError(f"{records} has no record of {key} for this code; run make retrain")
+            raise StoreError(f"{records} has no record {run.name} of its config; run make retrain")
     table = main_table(evaluation_table(found))
     lines = ["| arm | " + " | ".join(table.columns) + " |", "|---" * (len(table.columns) + 1) + "|"]
     return "\n".join(lines + [f"| {arm} | " + " | ".join(row) + " |" for arm, row in table.iterrows()])

@@ -1,6 +1,7 @@
 """Which runs are compared with which. Every arm of a comparison is one base config with one thing changed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Iterator, Sequence
+from functools import cache
 
 from companion.instruments.anatomy import Anatomy, Trial
 from companion.instruments.probe import Probe
@@ -10,7 +11,9 @@ from companion.laboratory.rule import Rule
 from companion.laboratory.updates import StepConfig
 from companion.language_models.language_model import COMMITTED, SMOLLM2, Responses
 from companion.language_models.language_model_anatomy import LanguageModelAnatomy, batches_of
-from companion.runs.records import Config, run_all
+from companion.provenance import ROOT
+from companion.runs.names import WARM_START, Catalogue, Runs, start_of, warm_starts
+from companion.runs.records import Config, Run, run_all
 from companion.runs.store import Store
 
 # Which way entropy must go when only these tokens keep their gradient: (sign of A, S above or below 0) -> direction.
@@ -20,13 +23,13 @@ DIRECTIONS = {
     ("negative", "above"): +1,
     ("negative", "below"): -1,
 }
-Runs = dict[tuple[str, int], Experiment]  # by arm and seed
 SEEDS = (0, 1, 2, 3, 4)  # of the main table; sweeps and single methods use the first three
 
 
 def plain(*, steps: int = 120, seeds: Sequence[int] = (0, 1, 2)) -> Runs:
     """GRPO as it is; the first seed keeps the entropy ledger at every step."""
-    return {("GRPO", seed): Experiment(seed=seed, steps=steps, ledger_every=int(seed == seeds[0])) for seed in seeds}
+    runs = {("GRPO", seed): Experiment(seed=seed, steps=steps, ledger_every=int(seed == seeds[0])) for seed in seeds}
+    return Runs("one-update", runs)
 
 
 def intervention_rules() -> dict[str, Rule]:
@@ -52,9 +55,8 @@ def interventions(*, steps: int = 30, seeds: Sequence[int] = (0, 1, 2)) -> Runs:
     """Every intervention under every seed; the first seed keeps the entropy ledger at every fifth step."""
     common = {"steps": steps, "evaluation_samples": 4}  # these runs are about entropy; what they learn is not judged
     bases = {seed: Experiment(seed=seed, ledger_every=5 * int(seed == seeds[0]), **common) for seed in seeds}
-    return {
-        (arm, seed): with_rule(base, rule) for arm, rule in intervention_rules().items() for seed, base in bases.items()
-    }
+    rules = intervention_rules().items()
+    return Runs("interventions", {(arm, s): with_rule(base, rule) for arm, rule in rules for s, base in bases.items()})
 
 
 def base(seed: int) -> Experiment:
@@ -116,12 +118,13 @@ MU = {"clip_b": (1.0, 1.5, 2.0, 2.5, 3.0), "clip_v": (1.5, 2.0, 3.0, 5.0, 8.5)}
 
 def methods(*, seeds: Sequence[int] = SEEDS[:3], arms: Sequence[str] = tuple(METHODS)) -> Runs:
     """A full run of each method under each seed."""
-    return {(arm, seed): with_rule(base(seed), METHODS[arm]) for arm in arms for seed in seeds}
+    return Runs("methods", {(arm, seed): with_rule(base(seed), METHODS[arm]) for arm in arms for seed in seeds})
 
 
-def probes(*, seeds: Sequence[int] = SEEDS) -> dict[int, Probe]:
+def probes(*, seeds: Sequence[int] = SEEDS) -> Runs:
     """One update with and without each method, early and late in a run of GRPO, by seed."""
-    return {seed: Probe(experiment=base(seed), rules=tuple(METHODS.values()), at=(4, 40)) for seed in seeds}
+    rules = tuple(METHODS.values())
+    return Runs("probes", {seed: Probe(experiment=base(seed), rules=rules, at=(4, 40)) for seed in seeds})
 
 
 def sweeps(*, seeds: Sequence[int] = SEEDS[:3]) -> Runs:
@@ -148,25 +151,24 @@ def sweeps(*, seeds: Sequence[int] = SEEDS[:3]) -> Runs:
     rules |= {f"Clip-Cov {f}": Rule(name="clip_cov", options={"fraction": f}) for f in (2e-4, 0.02, 0.1)}
     rules |= {f"clip-higher {e}": Rule(options={"clip_high": e}) for e in (0.28, 1.0)}
     rules |= {"on-policy 1": METHODS["on-policy"]}
-    return {(arm, seed): with_rule(base(seed), rule) for arm, rule in rules.items() for seed in seeds}
+    return Runs("sweeps", {(arm, seed): with_rule(base(seed), rule) for arm, rule in rules.items() for seed in seeds})
 
 
-def cheap_diversity(*, seeds: Sequence[int] = SEEDS) -> Runs:
+def along_the_way(*, seeds: Sequence[int] = SEEDS) -> Runs:
     """GRPO once more, evaluated along the way and at other temperatures: what Pass@K costs without any method."""
     settings = {"evaluate_every": 6, "evaluation_temperatures": (1.0, 0.7, 1.3, 1.6, 2.0), "evaluation_sizes": (3,)}
-    return {("GRPO", seed): base(seed).model_copy(update=settings) for seed in seeds}
+    return Runs("along-the-way", {("GRPO", seed): base(seed).model_copy(update=settings) for seed in seeds})
 
 
 def before(runs: Runs) -> Runs:
     """The policies that the runs start from, evaluated as the runs are."""
-    return {
-        ("start", seed): run.model_copy(update={"steps": 0, "step": StepConfig()}) for (_, seed), run in runs.items()
-    }
+    starts = {("start", s): run.model_copy(update={"steps": 0, "step": StepConfig()}) for (_, s), run in runs.items()}
+    return Runs(runs.comparison, starts)
 
 
 def results(*, seeds: Sequence[int] = SEEDS, arms: Sequence[str] = tuple(MAIN)) -> Runs:
     """The arms of the main table."""
-    return {(arm, seed): with_rule(base(seed), MAIN[arm]) for arm in arms for seed in seeds}
+    return Runs("results", {(arm, seed): with_rule(base(seed), MAIN[arm]) for arm in arms for seed in seeds})
 
 
 def trials() -> dict[str, Trial]:
@@ -187,12 +189,12 @@ def trials() -> dict[str, Trial]:
     return made | {f"{name}: GRPO": Trial(**o) for name, o in variants.items()}
 
 
-def anatomies(*, seeds: Sequence[int] = (0, 1, 2)) -> dict[int, Anatomy]:
+def anatomies(*, seeds: Sequence[int] = (0, 1, 2)) -> Runs:
     """Steps of the small policy taken apart along a run of GRPO, by seed."""
-    return {seed: Anatomy(experiment=Experiment(seed=seed), trials=trials()) for seed in seeds}
+    return Runs("anatomies", {s: Anatomy(experiment=Experiment(seed=s), trials=trials()) for s in seeds})
 
 
-def language_model_anatomy(responses: Responses, *, model: str = SMOLLM2, batches: int = 4) -> LanguageModelAnatomy:
+def language_model_anatomy(responses: Responses, *, model: str = SMOLLM2, batches: int = 4) -> Runs:
     """Steps of a language model on given responses; those after the first `batches` times six are the unseen ones."""
     *trained, unseen = batches_of(responses, batches=batches + 1, size=6, max_tokens=24)
     steps = {
@@ -200,12 +202,13 @@ def language_model_anatomy(responses: Responses, *, model: str = SMOLLM2, batche
         "Adam, 1e-6": Trial(optimizer="fresh adam", learning_rate=1e-6),
         "Adam, 1e-5": Trial(optimizer="fresh adam", learning_rate=1e-5),
     }
-    return LanguageModelAnatomy(model=model, batches=tuple(trained), unseen=unseen, trials=steps)
+    config = LanguageModelAnatomy(model=model, batches=tuple(trained), unseen=unseen, trials=steps)
+    return Runs("language-model-anatomy", {config.seed: config})
 
 
 def ledgers(*, seeds: Sequence[int] = (0, 1, 2), steps: int = 40) -> Runs:
     """GRPO with one and with four updates a batch, at two learning rates, with the entropy ledger at every step."""
-    return {
+    runs = {
         (f"{updates} x {rate:g}", seed): Experiment(
             seed=seed,
             steps=steps,
@@ -218,6 +221,7 @@ def ledgers(*, seeds: Sequence[int] = (0, 1, 2), steps: int = 40) -> Runs:
         for rate in (3e-4, 1e-3)
         for seed in seeds
     }
+    return Runs("ledgers", runs)
 
 
 def with_rule(base: Experiment, rule: Rule) -> Experiment:
@@ -225,14 +229,36 @@ def with_rule(base: Experiment, rule: Rule) -> Experiment:
     return base.model_copy(update={"step": base.step.model_copy(update={"rule": rule})})
 
 
-def records_of(runs: Mapping, store: Store, *, jobs: int = 2) -> dict:
-    """The record of every run, by the same keys, computed if the store lacks it."""
-    return dict(zip(runs, run_all(list(runs.values()), store, jobs=jobs)))
+def released() -> Iterator[Runs]:
+    """Every run that the notebooks look at, comparison by comparison; the first one gives a run its name."""
+    trained = [results(), methods(), sweeps(), along_the_way(), plain(), interventions(), ledgers()]
+    others = [probes(), anatomies(), language_model_anatomy(Responses.read(ROOT / COMMITTED))]
+    yield warm_starts(config for runs in [*trained, *others] for config in runs.values())
+    yield from (before(results(arms=["GRPO"])), before(plain()), *trained, *others)
 
 
-def all_runs() -> list[Config]:
-    """Every run that the notebooks 03 to 09 look at, each once."""
-    trained = (plain(), interventions(), results(), methods(), probes(), sweeps(), cheap_diversity())
-    taken_apart = (anatomies(), {0: language_model_anatomy(Responses.read(COMMITTED))}, ledgers())
-    groups = (before(plain()), before(results()), *trained, *taken_apart)
-    return list({run.model_dump_json(): run for group in groups for run in group.values()}.values())
+@cache
+def catalogue() -> Catalogue:
+    """The released runs by name."""
+    return Catalogue(released())
+
+
+def named(runs: Runs) -> dict[Hashable, Run]:
+    """The runs with their names and those of their starts."""
+
+    def run(config: Config, key) -> Run:
+        start = start_of(config)
+        name = catalogue().name(config, runs.comparison, key)
+        return Run(name, config, start and Run(catalogue().name(start, WARM_START, start.seed), start))
+
+    return {key: run(config, key) for key, config in runs.items()}
+
+
+def named_by_name() -> dict[str, Run]:
+    """The released runs by name, each once."""
+    return {run.name: run for runs in released() for run in named(runs).values()}
+
+
+def records_of(runs: Runs, store: Store, *, jobs: int = 2, minutes: float = 3.0) -> dict:
+    """The record of every run, by the same keys; see `records.run_all`."""
+    return dict(zip(runs, run_all(list(named(runs).values()), store, jobs=jobs, minutes=minutes)))

@@ -1,21 +1,17 @@
-"""Records of training: one for each config and each state of the code that makes it, computed if it is not there yet.
+"""Runs to records: those that are there are read; missing ones are made where that is little or asked for."""
 
-A record's key is the hash of its config and its origin: the definitions that the computation reaches (see
-`reached_code`) and the versions of the libraries. So a key says what a record is, on whatever machine it was made.
-"""
-
-import ast
 import contextlib
 import logging
 import multiprocessing
 import os
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from functools import cache
+from dataclasses import dataclass
 from importlib import metadata
-from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -25,104 +21,71 @@ from companion.instruments.probe import Probe, run_probe
 from companion.laboratory.experiment import Experiment, run
 from companion.laboratory.policies import WarmStart, warm_start
 from companion.language_models.language_model_anatomy import LanguageModelAnatomy, run_language_model_anatomy
-from companion.record import Record
-from companion.runs.reached_code import reached, read_sources
-from companion.runs.store import Store, digest
+from companion.provenance import provenance
+from companion.record import Record, checksum
+from companion.runs.store import Store
 
-LIBRARIES = ("torch", "transformers", "numpy")
+LIBRARIES = ("torch", "transformers", "numpy")  # whose versions can change a number
+SECONDS = 45.0  # of one core for a run of which no record tells
 _log = logging.getLogger(__name__)
 Config = WarmStart | Experiment | Probe | Anatomy | LanguageModelAnatomy
-_WARM_START = ("policies", "warm_start")  # every run of the small policy starts from one
-_ENTRY = {
-    WarmStart: _WARM_START,
-    Experiment: ("experiment", "run"),
-    Probe: ("probe", "run_probe"),
-    Anatomy: ("anatomy", "run_anatomy"),
-    LanguageModelAnatomy: ("language_model_anatomy", "run_language_model_anatomy"),
-}
-# No result depends on them: they keep files, or serve vocabularies far larger than the one that is trained on.
-_WITHOUT = {"store", "files", "compiled_backend", "triton_backend"}
 
 
-def _read_sources() -> dict[str, ast.Module]:
-    return read_sources(module for module, _ in _ENTRY.values())
+class MissingRecords(RuntimeError):
+    """Runs have no record and would take longer to train than was allowed."""
 
 
-_SOURCES = _read_sources()  # the code that this process has loaded, whatever happens to the files later
+@dataclass(frozen=True)
+class Run:
+    """A config, the name of its record, and the warm start that it trains from."""
+
+    name: str
+    config: Config
+    start: "Run | None" = None
 
 
-def origin(config: Config) -> dict[str, str]:
-    """What the record of a config depends on besides the config: hashes of code, versions of libraries."""
-    entries = {_ENTRY[type(config)]} | {("methods", rule) for rule in _rules_of(config)}
-    if _start(config) is not None or isinstance(config, WarmStart):
-        entries.add(_WARM_START)
-    code = _code_digests(frozenset(entries), tuple(_SOURCES.items()))
-    return code | {name: metadata.version(name).partition("+")[0] for name in LIBRARIES}
+def load_or_run(run: Run, store: Store) -> Record:
+    """The record of a run, computed and stored if the store has none; so is the warm start that it needs."""
+    return store.compute(run.name, run.config, lambda: _make(run, store))
 
 
-@cache
-def _code_digests(entries: frozenset, sources: tuple[tuple[str, ast.Module], ...]) -> dict[str, str]:
-    """By file, the hash of what the entries reach. The table of rules counts only for the rules that are entries."""
-    code = reached(dict(sources), entries, tables={("methods", "RULES")}, without=_WITHOUT)
-    return {f"{name}.py": digest(definitions) for name, definitions in code.items()}
+def _make(run_: Run, store: Store) -> Record:
+    start = load_or_run(run_.start, store) if run_.start else None
+    begin = time.perf_counter()
+    with reproducible():
+        record = compute(run_.config, start)
+    origin = made_by() | {"seconds": round(time.perf_counter() - begin, 2)}
+    if start is not None:
+        origin["start_sha256"] = checksum(start.tensors)
+    return Record(record.document, record.tensors, origin)
 
 
-def _rules_of(config: Config) -> set[str]:
-    if isinstance(config, WarmStart | LanguageModelAnatomy):
-        return set()
-    if isinstance(config, Experiment):
-        return {config.step.rule.name}
-    own = config.rules if isinstance(config, Probe) else [trial.rule for trial in config.trials.values()]
-    return {rule.name for rule in own} | _rules_of(config.experiment)
+def made_by() -> dict[str, Any]:
+    """What makes a record in this process: commit, machine with the instructions that torch uses, versions."""
+    origin = provenance()
+    machine = origin["machine"] | {"instructions": torch.backends.cpu.get_cpu_capability()}
+    return origin | {"machine": machine, "versions": {n: origin["versions"][n] for n in ("python", *LIBRARIES)}}
 
 
-def record_key(config: Config) -> str:
-    """The key of a config's record in a store."""
-    return digest({"kind": type(config).__name__, "config": config.model_dump(mode="json"), "origin": origin(config)})
+def on_this_machine(record: Record) -> bool:
+    """Whether a record is from this kind of processor and these versions, so that all its numbers must come again."""
+    here, there = made_by(), record.made_by
+    same = all(public(here["versions"][name]) == public(there["versions"][name]) for name in LIBRARIES)
+    parts = here["machine"].keys() & there["machine"].keys() - {"cores"}
+    return same and all(here["machine"][part] == there["machine"][part] for part in parts)
 
 
-def load_or_run(config: Config, store: Store) -> Record:
-    """The record of a config, computed and stored if the store has none; so is the warm start that a run needs.
-
-    Raises:
-        RuntimeError: the source files changed since this process loaded them, so that a new record would not be theirs.
-    """
-
-    def make() -> tuple[Record, float]:
-        if {name: ast.dump(t) for name, t in _read_sources().items()} != {n: ast.dump(t) for n, t in _SOURCES.items()}:
-            raise RuntimeError("the package's files changed since this process started; start it anew")
-        start = time.perf_counter()
-        with _reproducible():
-            record = _make(config, store)
-        record.document["origin"] = origin(config)
-        return record, time.perf_counter() - start
-
-    key = record_key(config)
-    if (record := store.get(key)) is not None:
-        return record
-    if (start := _start(config)) is not None:
-        load_or_run(start, store.working())
-    return store.compute(key, make)
-
-
-def _start(config: Config) -> WarmStart | None:
-    """The warm start that a run trains from."""
-    if isinstance(config, WarmStart | LanguageModelAnatomy):
-        return None
-    return config.start if isinstance(config, Experiment) else config.experiment.start
-
-
-def _make(config: Config, store: Store) -> Record:
+def compute(config: Config, start: Record | None) -> Record:
+    """What the config says, from the weights of its warm start."""
     if isinstance(config, WarmStart):
-        return Record({"config": config.model_dump(mode="json")}, warm_start(config))
+        return warm_start(config)
     if isinstance(config, LanguageModelAnatomy):
         return run_language_model_anatomy(config)
-    compute = {Experiment: run, Probe: run_probe, Anatomy: run_anatomy}[type(config)]
-    return compute(config, load_or_run(_start(config), store.working()).tensors)
+    return {Experiment: run, Probe: run_probe, Anatomy: run_anatomy}[type(config)](config, start.tensors)
 
 
 @contextlib.contextmanager
-def _reproducible() -> Iterator[None]:
+def reproducible() -> Iterator[None]:
     """One thread and deterministic algorithms, whatever the caller has set: a record must not depend on it."""
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     torch.set_num_threads(1)
@@ -134,47 +97,93 @@ def _reproducible() -> Iterator[None]:
         torch.use_deterministic_algorithms(deterministic)
 
 
-def run_all(configs: Sequence[Config], store: Store, *, jobs: int = 2) -> list[Record]:
-    """The records of all configs, in order; the missing ones are computed `jobs` at a time, one thread each.
+def run_all(runs: Sequence[Run], store: Store, *, jobs: int = 2, minutes: float = 3.0) -> list[Record]:
+    """The records of all runs, in order; the missing ones are computed `jobs` at a time, one thread each.
 
-    What was finished before an interruption or an error is in the store and is not computed again.
+    A line says which versions made those that are there, and another, on stderr, where others are installed here: they
+    are used all the same. What was finished before an interruption or an error is in the store and is not computed
+    again.
+
+    Args:
+        minutes: how long training may take, by the seconds that alike records took.
 
     Raises:
+        MissingRecords: it would take longer; nothing was trained.
         RuntimeError: a run failed; names its config.
     """
-    keys = [record_key(config) for config in configs]
-    missing = {key: config for key, config in zip(keys, configs) if store.get(key) is None}
+    found = {run.name: record for run in runs if (record := store.get(run.name, run.config)) is not None}
+    missing = {run.name: run for run in runs if run.name not in found}
+    if found:
+        print(made_with(list(found.values())))
+        _say_what_is_here(list(found.values()))
     if missing:
-        _log.warning(
-            "%d of %d runs have no record for this code and these libraries; they are trained now, at about half a "
-            "minute each on two cores",
-            len(missing),
-            len(set(keys)),
-        )
-    needed = {record_key(start): start for config in missing.values() if (start := _start(config)) is not None}
-    starts = [start for key, start in needed.items() if store.working().get(key) is None]
-    for stage, name in ((starts, "warm starts"), (list(missing.values()), "runs")):
-        if stage:
-            _compute(stage, store.working(), jobs, name)
-    return [load_or_run(config, store) for config in configs]
+        starts = {run.start.name: run.start for run in missing.values() if run.start}
+        starts = [start for start in starts.values() if store.get(start.name, start.config) is None]
+        expected = sum(map(expected_seconds(found), [*starts, *missing.values()])) / 60 / max(1, jobs)
+        words = f"{len(missing)} of {len({run.name for run in runs})} runs have no record, {min(missing)} among them"
+        if expected > minutes:
+            raise MissingRecords(
+                f"{words}; to train them takes about {expected:.0f} minutes with {jobs} at a time, and {minutes:g} are "
+                f"allowed. Pass -p minutes {expected * 1.5:.0f} to allow it, or name the folder that has the records"
+            )
+        _log.warning("%s; they are trained now, about %.1f minutes", words, expected)
+        for stage, name in ((starts, "warm starts"), (list(missing.values()), "runs")):
+            if stage:
+                _compute(stage, store, jobs, name)
+    return [found.get(run.name) or load_or_run(run, store) for run in runs]
 
 
-def _compute(configs: list, store: Store, jobs: int, name: str) -> None:
+def expected_seconds(found: dict[str, Record]):
+    """A guess for each run from the records of the same arm, the same comparison, or all."""
+
+    def seconds(run: Run) -> float:
+        folders = (run.name.rpartition("/")[0], run.name.partition("/")[0], "")
+        for folder in folders:
+            if took := [r.made_by["seconds"] for name, r in found.items() if name.startswith(folder)]:
+                return sum(took) / len(took)
+        return 2 * SECONDS if isinstance(run.config, WarmStart) else SECONDS
+
+    return seconds
+
+
+def made_with(records: Sequence[Record]) -> str:
+    """One line on the libraries that made the records."""
+    by_library = {name: sorted({public(record.made_by["versions"][name]) for record in records}) for name in LIBRARIES}
+    versions = ", ".join(f"{name} {' or '.join(found)}" for name, found in by_library.items())
+    return f"{len(records)} records, made with {versions}"
+
+
+def _say_what_is_here(records: Sequence[Record]) -> None:
+    here = {name: public(metadata.version(name)) for name in LIBRARIES}
+    made = {name: {public(record.made_by["versions"][name]) for record in records} for name in LIBRARIES}
+    if other := [f"{name} {version}" for name, version in here.items() if made[name] != {version}]:
+        print(f"here {', '.join(other)} is installed; the records are used as they are", file=sys.stderr)
+
+
+def public(version: str) -> str:
+    """A version without the mark of a local build: 2.0+cpu and 2.0 are the same code."""
+    return version.partition("+")[0]
+
+
+def _compute(runs: list[Run], store: Store, jobs: int, name: str) -> None:
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(jobs, len(configs)), context, initializer=_start_worker)
+    pool = ProcessPoolExecutor(min(jobs, len(runs)), context, initializer=_start_worker)
     try:
-        futures = {pool.submit(_store_one, config, store.root): config for config in configs}
+        futures = {pool.submit(_store_one, run, store): run for run in runs}
         for future in tqdm(as_completed(futures), total=len(futures), desc=name, unit="run"):
             try:
                 future.result()
             except Exception as error:
-                raise RuntimeError(f"the run of {futures[future]!r} failed: {type(error).__name__}: {error}") from error
+                run = futures[future]
+                raise RuntimeError(
+                    f"the run {run.name} of {run.config!r} failed: {type(error).__name__}: {error}"
+                ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _store_one(config: Config, root: Path) -> None:
-    load_or_run(config, Store(root))
+def _store_one(run: Run, store: Store) -> None:
+    load_or_run(run, store)
 
 
 def _start_worker() -> None:

@@ -9,7 +9,17 @@ from companion.laboratory.policies import WarmStart, build_policy, character_tok
 from companion.language_models import arithmetic, real_training
 from companion.language_models.arithmetic import Problem
 from companion.language_models.gym import task_module
-from companion.language_models.real_training import RealTraining, measure_formats, read_runs, run, write
+from companion.language_models.real_training import (
+    FORMATS_NAME,
+    Formats,
+    RealTraining,
+    measure_formats,
+    name_of,
+    read,
+    read_runs,
+    run,
+    write,
+)
 
 
 def test_the_first_number_of_a_response_counts():
@@ -67,20 +77,23 @@ def test_a_run_is_recorded_with_masked_tokens_and_survives_a_round_trip(small, t
     assert [value is None for value in series["mean_d"]] == [False, True, False, True]  # two updates a batch
     assert document["before"]["samples"] == 2 and len(document["after"]["correct"]) == 3
     assert all(example["advantage"] < 0 and example["prompt"] for example in document["masked"])
-    path = write(document, tmp_path, "a command")
+    path = write(document, tmp_path, name=name_of(config), config=config, command="a command")
+    assert path == tmp_path / "smollm2-addition" / "clip-b" / "seed-0.json"
     assert read_runs(tmp_path) == [json.loads(json.dumps(document))]
     path.write_text(path.read_text().replace('"Clip_B"', '"Clip_V"'))
-    with pytest.raises(ValueError, match="does not match its checksum"):
+    with pytest.raises(ValueError, match="damaged: its content does not match its checksum"):
         read_runs(tmp_path)
 
 
 def test_ways_of_asking_are_measured_one_by_one(small, tmp_path):
-    found = measure_formats(problems=3, samples=2)
+    config = Formats(problems=3, samples=2)
+    found = measure_formats(config)
     assert tuple(found) == arithmetic.TASKS
     for by_format in found.values():
         assert by_format.keys() == arithmetic.FORMATS.keys()
         assert all(f["samples"] == 2 and len(f["correct"]) == 3 for f in by_format.values())
-    assert write(found, tmp_path, "a command").name == "formats.json"
+    write(found, tmp_path, name=FORMATS_NAME, config=config, command="a command")
+    assert read(tmp_path, FORMATS_NAME) == {"config": config.model_dump()} | found
 
 
 def test_an_empty_folder_says_how_to_fill_it(tmp_path):

@@ -1,0 +1,200 @@
+"""Does today's code still do what made the records? Short runs of every kind are made again and compared.
+
+- `early`: three batches of every kind of run, from its stored warm start, and what the instruments measure;
+- `late`: from one stored state of plain GRPO at batch 40 (weights, Adam's moments, generators, entropies so far) two
+  batches with every rule and set of options, since many rules act late in a run or never in a short one;
+- `whole`: whole runs of the main comparison, one always and another by turns.
+
+    python -m companion.runs.replay
+
+With the versions and on the processor that made a reference, all numbers must be the same. Elsewhere they may differ by
+`TOLERANCE`; there the last digits of sums differ, and once in a while a draw falls the other way.
+"""
+
+import argparse
+import hashlib
+import multiprocessing
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from companion.instruments.anatomy import Anatomy
+from companion.instruments.probe import Probe
+from companion.laboratory.experiment import Experiment, Trainer, evaluate, train_on_batch
+from companion.laboratory.rule import Rule
+from companion.language_models.language_model_anatomy import LanguageModelAnatomy
+from companion.provenance import ROOT
+from companion.record import Record
+from companion.runs import comparisons
+from companion.runs.names import identity
+from companion.runs.records import Run, compute, load_or_run, made_by, on_this_machine, reproducible
+from companion.runs.store import Store
+
+BATCHES = 3
+LATE = 40  # batches of plain GRPO before the late replay
+STATE = f"state/grpo-batch-{LATE}"
+SAMPLES = 4  # responses to each test problem in a replay
+KINDS = ("early", "late", "whole")
+ALWAYS = "whole/results/clip-b/seed-0"
+TOLERANCE = 1e-3  # of a number's size, or of 1 where it is smaller
+
+
+def references() -> dict[str, Run]:
+    """Every run that can be replayed, by name; the config of a late one is that of its whole run."""
+    released = comparisons.named_by_name()
+    found: dict[str, Run] = {}
+    seen: set[str] = set()
+    for name, run in released.items():
+        config = run.config
+        if not name.endswith("seed-0"):
+            continue
+        if isinstance(config, Experiment):
+            if (kind := identity(comparisons.with_rule(config, Rule()))) not in seen:
+                seen.add(kind)
+                short = {"steps": min(BATCHES, config.steps), "evaluation_samples": SAMPLES}
+                found[f"early/{name}"] = Run(f"early/{name}", config.model_copy(update=short), run.start)
+            late = comparisons.with_rule(comparisons.base(0), config.step.rule)
+            if config.steps and (rule := "late" + identity(late)) not in seen:
+                seen.add(rule)
+                found[f"late/{name}"] = Run(f"late/{name}", late, run.start)
+        elif (short := _short(config)) is not None:
+            found[f"early/{name}"] = Run(f"early/{name}", short, run.start)
+    found |= {
+        f"whole/{run.name}": Run(f"whole/{run.name}", run.config, run.start)
+        for run in comparisons.named(comparisons.results(seeds=[0])).values()
+    }
+    return found
+
+
+def _short(config: Any) -> Any:
+    """The same instrument on less."""
+    if isinstance(config, Probe):
+        return config.model_copy(update={"at": (1,), "batches": 1, "rules": config.rules[::4]})
+    if isinstance(config, Anatomy):
+        some = {name: trial for name, trial in config.trials.items() if name.endswith(": GRPO")}
+        return config.model_copy(update={"at": (1,), "kept_states": 8, "kernel_states": 4, "trials": some})
+    if isinstance(config, LanguageModelAnatomy):
+        first = next(iter(config.trials))
+        some = {"batches": (config.batches[0][:2],), "unseen": config.unseen[:1]}
+        return config.model_copy(update=some | {"kept_states": 8, "trials": {first: config.trials[first]}})
+    return None
+
+
+def state(store: Store) -> Record:
+    """Plain GRPO after `LATE` batches; its tensors are `Trainer.state`."""
+    (run,) = comparisons.named(comparisons.results(seeds=[0], arms=["GRPO"])).values()
+
+    def make() -> Record:
+        trainer = Trainer(run.config, load_or_run(run.start, store).tensors)
+        with reproducible():
+            rows = [train_on_batch(trainer, ledger=False) for _ in range(LATE)]
+        return Record({"series": _columns(rows)}, trainer.state(), made_by())
+
+    return store.compute(STATE, run.config, make)
+
+
+def replay(run: Run, store: Store) -> Record:
+    """Make a run again; `store` has its start, or the state for a late one."""
+    if not run.name.startswith("late/"):
+        with reproducible():
+            record = compute(run.config, load_or_run(run.start, store) if run.start else None)
+        return Record(record.document, made_by=made_by())
+    before = state(store)
+    with reproducible():
+        trainer = Trainer(
+            run.config, {n.removeprefix("policy."): x for n, x in before.tensors.items() if "policy" in n}
+        )
+        trainer.restore(before.tensors)
+        rows = [train_on_batch(trainer, ledger=False) for _ in range(2)]
+        evaluation = evaluate(trainer.policy, LATE + 2, 3, 1.0, SAMPLES, run.config.seed)
+    return Record({"series": _columns(rows), "evaluations": [evaluation]}, made_by=made_by())
+
+
+def _columns(rows: list[dict]) -> dict[str, list]:
+    return {name: [row[name] for row in rows] for name in rows[0]}
+
+
+def unlike(now: Any, then: Any, tolerance: float, path: str = "") -> Iterator[str]:
+    """Where two documents differ by more than the tolerance: path, and both values."""
+    if isinstance(now, dict) and isinstance(then, dict) and now.keys() == then.keys():
+        for name in then:
+            yield from unlike(now[name], then[name], tolerance, f"{path}.{name}".lstrip("."))
+    elif isinstance(now, list) and isinstance(then, list) and len(now) == len(then):
+        for number, (a, b) in enumerate(zip(now, then)):
+            yield from unlike(a, b, tolerance, f"{path}[{number}]")
+    elif not (now == then or _is_near(now, then, tolerance)):
+        yield f"{path}: {now!r}, was {then!r}"
+
+
+def _is_near(now: Any, then: Any, tolerance: float) -> bool:
+    numbers = all(isinstance(x, int | float) and not isinstance(x, bool) for x in (now, then))
+    return numbers and abs(now - then) <= tolerance * max(1.0, abs(then))
+
+
+def check(run: Run, store: Store) -> tuple[str, list[str], float]:
+    """Replay one run: "same", "near" (on another processor or with other versions) or "DIFFERS", where, and seconds."""
+    start = time.perf_counter()
+    then = store.get(run.name, run.config)
+    if then is None:
+        return "DIFFERS", ["no reference of this config; make one with: make replay RENEW=1"], 0.0
+    now = replay(run, store)
+    exact = on_this_machine(then)
+    where = list(unlike(now.document, then.document, 0.0 if exact else TOLERANCE))
+    word = "DIFFERS" if where else "same" if exact or now.document == then.document else "near"
+    return word, where, time.perf_counter() - start
+
+
+def turn(commit: str | None) -> str:
+    """The whole run whose turn it is: another one at each commit."""
+    whole = [name for name in references() if name.startswith("whole/") and name != ALWAYS]
+    return whole[int(hashlib.sha256((commit or "").encode()).hexdigest(), 16) % len(whole)]
+
+
+def renew(name: str, store: Store) -> None:
+    """Write a reference from today's code."""
+    run = references()[name]
+    store.path(name).unlink(missing_ok=True)
+    store.put(name, run.config, replay(run, store))
+
+
+def _check(name: str, store: Store) -> tuple[str, list[str], float]:
+    return check(references()[name], store)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="references by the beginning of their name")
+    parser.add_argument("--data", type=Path, default=ROOT / "data", help="has replay/ and runs/")
+    parser.add_argument("--jobs", type=int, default=2, help="replays at a time, one thread each")
+    parser.add_argument("--renew", action="store_true", help="write the references anew: the code means to differ")
+    options = parser.parse_args(arguments)
+    store = Store(options.data / "replay", options.data / "runs")
+    chosen = [ALWAYS, turn(made_by()["commit"]), *(n for n in references() if not n.startswith("whole/"))]
+    if options.only:
+        chosen = [name for name in references() if name.startswith(tuple(options.only))]
+        if not chosen:
+            parser.error(f"no reference begins with {', '.join(options.only)}; there are {', '.join(references())}")
+    if options.renew:
+        store.path(STATE).unlink(missing_ok=True)
+    state(store)
+    begin, failed = time.perf_counter(), 0
+    with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn")) as pool:
+        if options.renew:
+            chosen = chosen if options.only else list(references())
+            list(pool.map(renew, chosen, [store] * len(chosen)))
+            print(f"{len(chosen)} references written to {store.root}")
+            return 0
+        for name, (word, where, seconds) in zip(chosen, pool.map(_check, chosen, [store] * len(chosen))):
+            print(f"{name:60}{word:9}{seconds:6.1f} s", flush=True)
+            for line in where[:5]:
+                print(f"    {line}")
+            failed += word == "DIFFERS"
+    print(f"{len(chosen) - failed} of {len(chosen)} replays as recorded; {time.perf_counter() - begin:.0f} s")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
