@@ -21,6 +21,7 @@ import torch
 from companion.laboratory import tasks
 from companion.laboratory.experiment import Experiment, run
 from companion.laboratory.policies import character_tokenizer, load_policy
+from companion.runs.comparisons import start_run
 from companion.runs.records import load_or_run
 from companion.runs.store import Store
 
@@ -120,13 +121,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=40, help="measured steps of each run")
     parser.add_argument("--warm-up", type=int, default=5, help="steps before them")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each side, in turns")
-    parser.add_argument("--store", default="build/records", help="holds the starting policy")
+    parser.add_argument("--store", default="build/runs", help="where a starting policy is kept that is made anew")
+    parser.add_argument("--committed", default="data/runs", help="has the starting policy")
     parser.add_argument("--side", choices=("ours", "trl"), help=argparse.SUPPRESS)
     parser.add_argument("--threads", type=int, default=1, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if min(options.steps, options.warm_up, options.rounds) < 1:
         parser.error("--steps, --warm-up and --rounds must be at least 1")
-    weights = load_or_run(CONFIG.start, Store(options.store)).tensors
+    weights = load_or_run(start_run(CONFIG.start), Store(options.store, options.committed)).tensors
     if options.side:
         torch.set_num_threads(options.threads)
         sides = {"ours": ours, "trl": trl}

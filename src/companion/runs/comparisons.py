@@ -246,12 +246,16 @@ def catalogue() -> Catalogue:
 def named(runs: Runs) -> dict[Hashable, Run]:
     """The runs with their names and those of their starts."""
 
-    def run(config: Config, key) -> Run:
-        start = start_of(config)
+    def run(config: Config, key: Hashable) -> Run:
         name = catalogue().name(config, runs.comparison, key)
-        return Run(name, config, start and Run(catalogue().name(start, WARM_START, start.seed), start))
+        return Run(name, config, (start := start_of(config)) and start_run(start))
 
     return {key: run(config, key) for key, config in runs.items()}
+
+
+def start_run(start: WarmStart) -> Run:
+    """A warm start as a run of its own."""
+    return Run(catalogue().name(start, WARM_START, start.seed), start)
 
 
 def named_by_name() -> dict[str, Run]:
@@ -259,6 +263,7 @@ def named_by_name() -> dict[str, Run]:
     return {run.name: run for runs in released() for run in named(runs).values()}
 
 
-def records_of(runs: Runs, store: Store, *, jobs: int = 2, minutes: float = 3.0) -> dict:
-    """The record of every run, by the same keys; see `records.run_all`."""
-    return dict(zip(runs, run_all(list(named(runs).values()), store, jobs=jobs, minutes=minutes)))
+def records_of(runs: Runs | Sequence[Runs], store: Store, *, jobs: int = 2, minutes: float = 3.0) -> dict:
+    """The record of every run of one or several comparisons, by the same keys; see `records.run_all`."""
+    wanted = {key: run for some in ([runs] if isinstance(runs, Runs) else runs) for key, run in named(some).items()}
+    return dict(zip(wanted, run_all(list(wanted.values()), store, jobs=jobs, minutes=minutes)))

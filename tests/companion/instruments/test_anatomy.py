@@ -13,6 +13,7 @@ from companion.laboratory.experiment import Experiment, Trainer
 from companion.laboratory.ledger import entropy_ledger, mean_entropy
 from companion.laboratory.policies import WarmStart, build_policy
 from companion.laboratory.rollout import response_logits, sample
+from companion.laboratory.rule import Rule
 from companion.language_models import language_model_anatomy
 from companion.language_models.language_model import Responses, teacher_force
 from companion.language_models.language_model_anatomy import (
@@ -20,9 +21,8 @@ from companion.language_models.language_model_anatomy import (
     batches_of,
     run_language_model_anatomy,
 )
-from companion.runs.store import canonical
+from companion.record import canonical
 from entropy_dynamics import theory
-from entropy_dynamics.methods import Rule
 
 START = WarmStart(width=16, layers=1, steps=0, prompts=4)
 TINY = Experiment(start=START, prompts=6, group_size=4, evaluation_samples=1, learning_rate=1e-3)

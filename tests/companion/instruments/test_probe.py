@@ -8,11 +8,12 @@ from companion.instruments.probe import Probe, run_probe
 from companion.laboratory import experiment
 from companion.laboratory.experiment import Experiment
 from companion.laboratory.policies import WarmStart, build_policy
-from companion.runs.store import canonical
+from companion.laboratory.rule import Rule
+from companion.laboratory.updates import StepConfig
+from companion.record import canonical
 from entropy_dynamics import grpo, theory
-from entropy_dynamics.grpo import StepConfig
 from entropy_dynamics.lens import predicted_change
-from entropy_dynamics.methods import RULES, Rule, TokenBatch
+from entropy_dynamics.methods import RULES, TokenBatch
 from entropy_dynamics.token_statistics import token_statistics
 
 N, T, V = 12, 5, 7

@@ -111,6 +111,6 @@ def test_the_initial_policy_depends_on_its_seed_alone():
 
 def test_a_warm_start_learns_the_form_of_an_answer():
     config = WarmStart(width=32, layers=1, steps=60, prompts=32)
-    policy = load_policy(config, warm_start(config))
+    policy = load_policy(config, warm_start(config).tensors)
     texts = [tasks.decode(row) for row in draw(policy, temperature=0.5, group_size=20).tokens.tolist()]
     assert sum(tasks.evaluate(text) is not None for text in texts) > 60  # of 100

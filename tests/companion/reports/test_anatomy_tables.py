@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from companion.record import Record
 from companion.reports import anatomy_tables
-from companion.runs.store import Record
 
 
 def test_part_of_records_names_the_seed():

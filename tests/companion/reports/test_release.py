@@ -1,20 +1,21 @@
 """Releasing records, and the main claims after a training from nothing."""
 
-import json
+import re
 
 import pandas as pd
 import pytest
 
-from companion.files import sha256
 from companion.instruments.probe import Probe
 from companion.laboratory.experiment import Experiment
 from companion.laboratory.policies import WarmStart
-from companion.reports import results, tables
-from companion.runs import comparisons, retrain
-from companion.runs.records import record_key, run_all
+from companion.laboratory.rule import Rule
+from companion.laboratory.updates import StepConfig
+from companion.provenance import ROOT
+from companion.reports import release, results, tables, tidy
+from companion.runs import comparisons
+from companion.runs.records import Run, on_this_machine, run_all
+from companion.runs.replay import unlike
 from companion.runs.store import Store, StoreError
-from entropy_dynamics.grpo import StepConfig
-from entropy_dynamics.methods import Rule
 
 START = WarmStart(sizes=(3,), width=16, layers=1, steps=1, prompts=4)
 TINY = Experiment(start=START, steps=1, prompts=4, group_size=2, evaluation_samples=2, step=StepConfig(updates=2))
@@ -23,24 +24,33 @@ PROBE = Probe(experiment=TINY, rules=(Rule(),), at=(0,), batches=1)
 
 @pytest.fixture
 def small(monkeypatch):
-    monkeypatch.setattr(comparisons, "all_runs", lambda: [TINY, PROBE])
-    monkeypatch.setattr(comparisons, "probes", lambda *, seeds: {0: PROBE})
+    """Two runs are all that there is."""
+    start = Run("warm-start/seed-0", START)
+    runs = {"warm-start/seed-0": start}
+    runs |= {name: Run(name, c, start) for name, c in (("results/grpo/seed-0", TINY), ("probes/seed-0", PROBE))}
+    monkeypatch.setattr(comparisons, "named_by_name", lambda: runs)
+    monkeypatch.setattr(comparisons, "named", lambda probes: {0: runs["probes/seed-0"]})
+    return runs
 
 
-def test_a_release_has_every_record_its_checksum_and_the_tokens(tmp_path, small):
-    store, data = Store(tmp_path / "store"), tmp_path / "data"
-    run_all([TINY, PROBE], store, jobs=1)
-    for _ in range(2):  # the second replaces the first
-        retrain.export(store, data, seconds=12.3)
-    assert sorted(path.name for path in data.iterdir()) == ["lens_tokens.csv", "records"]
-    origin = json.loads((data / "records" / "origin.json").read_text())
-    names = {f"{record_key(run)}.json" for run in (TINY, PROBE)}
-    assert {path.name for path in (data / "records").iterdir()} == names | {"origin.json"}
-    assert origin["sha256"].keys() == names | {"lens_tokens.csv"} and origin["seconds"] == 12
-    assert all(sha256(data / "records" / name) == origin["sha256"][name] for name in names)
-    assert set(origin["seconds_of_records"]) == {record_key(run) for run in (TINY, PROBE)}
-    released = Store(tmp_path / "other", data / "records")
-    assert released.get(record_key(TINY)).document == store.get(record_key(TINY)).document
+def release_to(folder, *words):
+    (folder / "data").mkdir(exist_ok=True)
+    release.main(["--store", str(folder / "store"), "--data", str(folder / "data"), "--jobs", "1", *words])
+
+
+def test_a_release_has_every_record_the_tables_and_the_tokens(tmp_path, small):
+    release_to(tmp_path)
+    data = tmp_path / "data"
+    files = {path.relative_to(data).as_posix() for path in data.rglob("*") if path.is_file()}
+    records = {f"runs/{name}.json" for name in small}
+    assert files == records | {
+        "runs/warm-start/seed-0.safetensors",
+        *("evaluations.csv", "series.csv"),
+        "lens_tokens.csv",
+    }
+    store, released = Store(tmp_path / "store"), Store(tmp_path / "other", data / "runs")
+    for name, run in small.items():
+        assert released.get(name, run.config).document == store.get(name, run.config).document
     tokens = pd.read_csv(data / "lens_tokens.csv")
     assert list(tokens)[:8] == ["seed", "step", "update", "problem", "response", "row", "position", "token"]
     assert list(tokens)[8:] == [
@@ -49,49 +59,67 @@ def test_a_release_has_every_record_its_checksum_and_the_tokens(tmp_path, small)
     assert set(tokens["update"]) == {0, 1} and set(tokens["seed"]) == {0}
     first = tokens.iloc[0]
     assert first.response[first.position] == first.token and first.problem.endswith(":")
+    series = pd.read_csv(data / "series.csv")
+    assert series[["comparison", "arm", "seed", "step"]].values.tolist() == [["results", "grpo", 0, 0]]
+
+
+def test_an_interrupted_training_goes_on_and_only_a_flag_begins_anew(tmp_path, small):
+    run = small["results/grpo/seed-0"]
+    run_all([run], store := Store(tmp_path / "store"), jobs=1)
+    before = store.path(run.name).stat().st_mtime_ns
+    release_to(tmp_path)
+    assert store.path(run.name).stat().st_mtime_ns == before
+    release_to(tmp_path, "--anew")
+    assert (tmp_path / "store-1" / f"{run.name}.json").stat().st_mtime_ns == before  # set aside, not deleted
+    assert store.path(run.name).stat().st_mtime_ns > before
 
 
 def test_a_release_with_a_record_missing_leaves_the_old_one(tmp_path, small):
     store, data = Store(tmp_path / "store"), tmp_path / "data"
-    run_all([TINY], store, jobs=1)
-    (data / "records").mkdir(parents=True)
-    (data / "records" / "origin.json").write_text("old")
-    with pytest.raises(StoreError, match="no record"):
-        retrain.export(store, data, seconds=None)
-    assert [path.name for path in data.iterdir()] == ["records"]
-    assert (data / "records" / "origin.json").read_text() == "old"
+    run_all([small["results/grpo/seed-0"]], store, jobs=1)
+    with pytest.raises(StoreError, match=r"1 records are missing .*probes/seed-0"):
+        release.export(store, small, data)
+    assert not data.exists()
 
 
-def test_missing_records_are_added_and_the_others_left_alone(tmp_path, small, monkeypatch):
-    store, data = Store(tmp_path / "store"), tmp_path / "data"
-    run_all([TINY, PROBE], store, jobs=1)
-    retrain.export(store, data, seconds=1.0)
-    before = json.loads((data / "records" / "origin.json").read_text())
+def test_missing_records_are_added_the_others_left_alone_and_old_ones_removed(tmp_path, small):
+    release_to(tmp_path)
+    kept = tmp_path / "data" / "runs" / "results" / "grpo" / "seed-0.json"
+    before = kept.read_bytes()
     new = TINY.model_copy(update={"seed": 1})
-    monkeypatch.setattr(comparisons, "all_runs", lambda: [TINY, PROBE, new])
-    assert retrain.add_missing(store, data, jobs=1) == 1
-    assert retrain.add_missing(store, data, jobs=1) == 0
-    origin = json.loads((data / "records" / "origin.json").read_text())
-    name = f"{record_key(new)}.json"
-    assert origin["sha256"] == before["sha256"] | {name: sha256(data / "records" / name)}
-    assert origin["seconds"] == before["seconds"] and origin["added"][0]["records"] == [record_key(new)]
-    assert Store(tmp_path / "other", data / "records").get(record_key(new)).document["config"]["seed"] == 1
+    small["results/grpo/seed-1"] = Run("results/grpo/seed-1", new, small["warm-start/seed-0"])
+    (kept.parent / "seed-9.json").write_text("old")
+    release_to(tmp_path, "--missing")
+    assert kept.read_bytes() == before and not (kept.parent / "seed-9.json").exists()
+    assert Store(tmp_path / "x", tmp_path / "data" / "runs").get("results/grpo/seed-1", new) is not None
 
 
-def test_a_store_with_records_is_not_taken_for_nothing(tmp_path, small, monkeypatch, capsys):
-    (tmp_path / "something").write_text("")
-    monkeypatch.setattr("sys.argv", ["retrain", "--store", str(tmp_path), "--data", str(tmp_path / "data")])
+def test_a_missing_data_folder_is_named(tmp_path, capsys):
     with pytest.raises(SystemExit):
-        retrain.main()
-    assert "is not empty" in capsys.readouterr().err and not (tmp_path / "data").exists()
+        release.main(["--data", str(tmp_path / "nowhere")])
+    assert f"there is no folder {tmp_path / 'nowhere'}" in capsys.readouterr().err
 
 
-@pytest.mark.retrain
+def test_the_committed_tables_are_those_of_the_records(tmp_path):
+    tidy.write(Store(tmp_path / "store", ROOT / "data" / "runs"), tmp_path)
+    for name in ("evaluations.csv", "series.csv"):
+        assert (tmp_path / name).read_text() == (ROOT / "data" / name).read_text(), f"{name}: run make tables"
+
+
+def test_the_lines_of_pandas_in_the_data_page_run(monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "data" / "README.md").read_text(encoding="utf-8"), re.S)
+    exec(block, {})
+    assert "clip-b" in capsys.readouterr().out
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(3000)
 def test_the_main_claims_hold_after_training_from_nothing(tmp_path):
-    """GRPO, Clip_B and the random mask with three seeds, nothing committed used."""
+    """GRPO, Clip_B and the random mask, three seeds, nothing committed used; on the records' machine, their numbers."""
     runs = results.compared(seeds=(0, 1, 2), arms=("GRPO", "Clip_B", "random mask"))
-    table = tables.evaluation_table(comparisons.records_of(runs, Store(tmp_path)))
+    trained = comparisons.records_of(runs, Store(tmp_path), minutes=60)
+    table = tables.evaluation_table(trained)
     verdicts = [
         results.grpo_collapses(table),
         results.keeps_diversity(table, "Clip_B"),
@@ -100,3 +128,11 @@ def test_the_main_claims_hold_after_training_from_nothing(tmp_path):
     for holds, line in verdicts:
         print(line)
         assert holds, line
+    committed = Store(tmp_path / "nothing", ROOT / "data" / "runs")
+    compared = 0
+    for key, run in comparisons.named(runs).items():
+        then = committed.get(run.name, run.config)
+        if on_this_machine(then):
+            assert list(unlike(trained[key].document, then.document, 0.0)) == [], run.name
+            compared += 1
+    print(f"{compared} of {len(runs)} records come from such a machine and are the same, number by number")

@@ -3,8 +3,8 @@
 import pandas as pd
 import pytest
 
+from companion.record import Record
 from companion.reports import tables
-from companion.runs.store import Record
 
 
 def evaluated(correct, *, step=10, size=3, temperature=1.0, samples=4):

@@ -1,9 +1,14 @@
 """Comparisons change one thing."""
 
+import re
+
 import pytest
 
+from companion.laboratory.rule import Rule
+from companion.provenance import ROOT
 from companion.runs import comparisons
-from entropy_dynamics.methods import Rule
+from companion.runs.names import identity
+from companion.runs.store import Store
 
 
 def flatten(value, prefix=""):
@@ -47,7 +52,7 @@ def test_arms_of_one_seed_are_all_different():
 
 
 def test_grpo_evaluated_more_often_is_the_same_training():
-    for (_, seed), run in comparisons.cheap_diversity().items():
+    for (_, seed), run in comparisons.along_the_way().items():
         names = one_field_apart(run, comparisons.base(seed))
         assert names == {".evaluate_every", ".evaluation_temperatures", ".evaluation_sizes"}
 
@@ -71,7 +76,37 @@ def test_a_sweep_covers_five_values_of_mu_in_both_readings():
         assert len(arms) == 5
 
 
-def test_all_runs_are_each_there_once():
-    runs = [run.model_dump_json() for run in comparisons.all_runs()]
-    assert len(runs) == len(set(runs))
-    assert {run.model_dump_json() for run in comparisons.results().values()} <= set(runs)
+def test_the_catalogue_has_every_run_once_under_a_name_in_words():
+    catalogue = comparisons.catalogue()
+    assert len({identity(config) for config in catalogue.configs.values()}) == len(catalogue.configs) == 271
+    for name in catalogue.configs:
+        assert re.fullmatch(r"[a-z][a-z-]*(/[a-z0-9][a-z0-9.-]*)?/seed-\d", name), name
+    for runs in comparisons.released():
+        for run in comparisons.named(runs).values():
+            assert catalogue.configs[run.name] == run.config
+    grpo = {name for name, config in catalogue.configs.items() if config == comparisons.base(0)}
+    assert grpo == {"results/grpo/seed-0"}  # although the methods and the sweeps look at it, too
+
+
+def test_runs_with_other_settings_get_names_of_their_own():
+    committed = comparisons.catalogue().configs
+    for runs, name in (
+        (comparisons.plain(steps=10, seeds=[0]), "one-update/grpo/seed-0-with-steps-10"),
+        (comparisons.results(seeds=[17], arms=["Clip_B"]), "results/clip-b/seed-17"),
+        (comparisons.ledgers(seeds=[17], steps=5), "ledgers/1-x-0.0003/seed-17-with-steps-5"),
+    ):
+        run = next(iter(comparisons.named(runs).values()))
+        assert run.name == name and name not in committed
+
+
+def test_every_run_has_a_record_of_its_config():
+    store = Store(ROOT / "build" / "nothing", ROOT / "data" / "runs")
+    missing = [n for n, config in comparisons.catalogue().configs.items() if store.get(n, config) is None]
+    assert not missing, f"{len(missing)} runs have no record of their config; run make retrain"
+
+
+def test_no_file_of_data_is_named_by_a_hash_and_every_record_is_known():
+    files = [path for path in (ROOT / "data").rglob("*") if path.is_file()]
+    assert not [path for path in files if re.fullmatch(r"[0-9a-f]{16,}", path.stem)]
+    names = {p.relative_to(ROOT / "data/runs").with_suffix("").as_posix() for p in (ROOT / "data/runs").rglob("*.json")}
+    assert {n for n in names if not n.startswith("smollm2-")} == set(comparisons.catalogue().configs)

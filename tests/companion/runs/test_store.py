@@ -4,17 +4,32 @@ import json
 import logging
 import multiprocessing
 import os
+import re
 import signal
 import time
 
 import pytest
 import torch
+from pydantic import BaseModel
 
 from companion import files
-from companion.runs.store import Record, Store, StoreError, canonical, digest
+from companion.record import Record, write_record
+from companion.runs.store import OtherConfig, Store, StoreError
 
-KEY = digest({"x": 1})
-RECORD = Record({"series": [0.1, None, 3], "name": "ä"}, {"w": torch.arange(6.0).view(2, 3)})
+
+class Settings(BaseModel):
+    """A config like those of the runs."""
+
+    steps: int = 3
+    seed: int = 0
+
+
+NAME, CONFIG = "results/clip-b/seed-0", Settings()
+RECORD = Record({"series": [0.1, None, 3], "text": "ä"}, {"w": torch.arange(6.0).view(2, 3)}, {"seconds": 0.1})
+
+
+def make():
+    return RECORD
 
 
 @pytest.fixture
@@ -28,26 +43,59 @@ def same(a, b):
 
 
 def test_what_is_put_is_what_is_got(store):
-    assert store.get(KEY) is None
-    store.put(KEY, RECORD, seconds=1.5)
-    assert same(Store(store.root).get(KEY), RECORD)
-    assert store.seconds(KEY) == 1.5
-    without = Record({"a": 1}, {})
-    store.put(digest(2), without)
-    assert same(store.get(digest(2)), without) and store.seconds(digest(2)) is None
+    assert store.get(NAME, CONFIG) is None
+    store.put(NAME, CONFIG, RECORD)
+    found = Store(store.root).get(NAME, CONFIG)
+    assert same(found, RECORD) and found.made_by == {"seconds": 0.1}
+    without = Record({"a": 1})
+    store.put("other/seed-0", CONFIG, without)
+    assert same(store.get("other/seed-0", CONFIG), without)
+    assert not (store.root / "other" / "seed-0.safetensors").exists()
 
 
-def test_bytes_do_not_depend_on_order_or_time(store, tmp_path):
-    other = Store(tmp_path / "other")
-    store.put(KEY, RECORD, seconds=1.0)
-    other.put(KEY, Record(dict(reversed(RECORD.document.items())), RECORD.tensors), seconds=2.0)
-    for suffix in ("json", "safetensors"):
-        assert (store.root / f"{KEY}.{suffix}").read_bytes() == (other.root / f"{KEY}.{suffix}").read_bytes()
-    assert canonical({"b": 1, "a": 2}) == '{"a":2,"b":1}'
+def test_a_record_is_one_readable_file_with_every_default_spelled_out(store):
+    store.put(NAME, CONFIG, RECORD)
+    entry = json.loads((store.root / f"{NAME}.json").read_text(encoding="utf-8"))
+    assert entry["name"] == NAME and entry["kind"] == "Settings" and entry["config"] == {"steps": 3, "seed": 0}
+    assert list(entry)[-1] == "sha256"
+    with pytest.raises(ValueError, match="the document has config"):
+        store.put(NAME, CONFIG, Record({"config": 1}))
+
+
+def test_a_record_of_another_config_is_named_and_not_used(store):
+    store.put(NAME, CONFIG, RECORD)
+    with pytest.raises(OtherConfig, match=r"clip-b/seed-0.json was made with steps 3 instead of 10; move it away"):
+        store.get(NAME, Settings(steps=10))
+    with pytest.raises(OtherConfig):
+        store.compute(NAME, Settings(steps=10), make)
+    assert same(store.get(NAME, CONFIG), RECORD)
+
+
+def test_a_default_that_has_changed_since_makes_a_committed_record_useless(store, caplog):
+    class Changed(Settings):
+        steps: int = 4
+
+    Changed.__name__ = "Settings"
+    store.put(NAME, CONFIG, RECORD)
+    layered = Store(store.root.parent / "other", store.root)
+    assert same(layered.get(NAME, CONFIG), RECORD)
+    with caplog.at_level(logging.WARNING):
+        assert layered.get(NAME, Changed()) is None
+    assert "was made with steps 3 instead of 4; not used" in caplog.text
+
+
+def test_a_missing_folder_of_records_is_no_empty_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=re.escape(f"there is no folder {tmp_path.parent / 'data' / 'runs'}")):
+        Store("build", "../data/runs")
 
 
 def flip_digit(path):
     path.write_text(path.read_text().replace("0.1", "0.2"))
+
+
+def rename(path):
+    write_record(path, RECORD, name="results/grpo/seed-0", kind="Settings", config=CONFIG.model_dump())
 
 
 def flip_bit(path):
@@ -61,8 +109,8 @@ HARM = {
     "empty": ("json", lambda path: path.write_text("")),
     "another type": ("json", lambda path: path.write_text("[1]")),
     "number changed": ("json", flip_digit),
-    "another schema": ("json", lambda path: path.write_text(path.read_text().replace('"schema":1', '"schema": 0'))),
-    "another record": ("json", lambda path: path.write_text(path.read_text().replace(KEY, digest(0)))),
+    "another schema": ("json", lambda path: path.write_text(path.read_text().replace('"schema": 2', '"schema": 0'))),
+    "another record": ("json", rename),
     "bit flipped": ("safetensors", flip_bit),
     "tensors truncated": ("safetensors", lambda path: path.write_bytes(path.read_bytes()[:20])),
     "tensors gone": ("safetensors", lambda path: path.unlink()),
@@ -72,21 +120,21 @@ HARM = {
 @pytest.mark.parametrize("name", HARM)
 def test_a_harmed_record_is_quarantined_named_and_made_anew(store, caplog, name):
     suffix, harm = HARM[name]
-    store.put(KEY, RECORD)
-    harm(store.root / f"{KEY}.{suffix}")
+    store.put(NAME, CONFIG, RECORD)
+    harm(store.root / f"{NAME}.{suffix}")
     with caplog.at_level(logging.WARNING):
-        made = store.compute(KEY, lambda: (RECORD, 0.1))
-    assert same(made, RECORD) and same(store.get(KEY), RECORD)
-    assert KEY in caplog.text and "computed anew" in caplog.text
-    assert (store.root / "quarantine" / f"{KEY}.json").is_file()
+        made = store.compute(NAME, CONFIG, make)
+    assert same(made, RECORD) and same(store.get(NAME, CONFIG), RECORD)
+    assert NAME in caplog.text and "moved to" in caplog.text
+    assert (store.root / "quarantine" / f"{NAME}.json").is_file()
 
 
 def test_a_half_written_record_is_none(store, monkeypatch):
-    store.root.mkdir()
-    (store.root / f"{KEY}.safetensors").write_bytes(b"half")
-    (store.root / f"{KEY}.json.123.partial").write_text("{")
-    assert store.get(KEY) is None
-    assert same(store.compute(KEY, lambda: (RECORD, 0.1)), RECORD)
+    (store.root / NAME).parent.mkdir(parents=True)
+    (store.root / f"{NAME}.safetensors").write_bytes(b"half")
+    (store.root / f"{NAME}.json.123.partial").write_text("{")
+    assert store.get(NAME, CONFIG) is None
+    assert same(store.compute(NAME, CONFIG, make), RECORD)
 
 
 def test_a_full_disk_is_a_clear_error_and_leaves_nothing(store, monkeypatch):
@@ -96,50 +144,49 @@ def test_a_full_disk_is_a_clear_error_and_leaves_nothing(store, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(files.Path, "write_bytes", no_space)
-    with pytest.raises(StoreError, match=f"cannot write record {KEY}.*No space left"):
-        store.compute(KEY, lambda: (RECORD, 0.1))
-    assert not list(store.root.iterdir())
+    with pytest.raises(StoreError, match=f"cannot write record {NAME}.*No space left"):
+        store.compute(NAME, CONFIG, make)
+    assert not [path for path in store.root.rglob("*") if path.is_file()]
 
 
 def test_a_folder_that_cannot_be_made_is_a_clear_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="choose another folder"):
-        Store(tmp_path / "file" / "records").compute(KEY, lambda: (RECORD, 0.1))
+        Store(tmp_path / "file" / "records").compute(NAME, CONFIG, make)
 
 
 def test_trouble_with_reading_condemns_no_record(store, monkeypatch):
-    store.put(KEY, RECORD)
+    store.put(NAME, CONFIG, RECORD)
 
     def no_access(self):
         raise PermissionError(13, "Permission denied")
 
     with monkeypatch.context() as patch, pytest.raises(StoreError, match="cannot read record"):
         patch.setattr(files.Path, "read_text", no_access)
-        store.get(KEY)
-    assert same(store.get(KEY), RECORD)
+        store.get(NAME, CONFIG)
+    assert same(store.get(NAME, CONFIG), RECORD)
 
 
 def test_nan_is_refused_before_anything_is_written(store):
     with pytest.raises(ValueError, match="not JSON compliant"):
-        store.put(KEY, Record({"loss": float("nan")}, {}))
+        store.put(NAME, CONFIG, Record({"loss": float("nan")}))
     assert not store.root.exists()
 
 
 def test_a_record_is_made_once(store):
     calls = []
 
-    def make():
+    def count():
         calls.append(1)
-        return RECORD, 0.1
+        return RECORD
 
     for _ in range(2):
-        assert same(store.compute(KEY, make), RECORD)
+        assert same(store.compute(NAME, CONFIG, count), RECORD)
     assert calls == [1]
     with pytest.raises(RuntimeError, match="no luck"):
-        store.compute(digest(3), raises)
-    assert sorted(path.name for path in store.root.iterdir()) == sorted(
-        f"{KEY}.{suffix}" for suffix in ("json", "safetensors", "seconds")
-    )
+        store.compute("results/other/seed-0", CONFIG, raises)
+    files = {path.relative_to(store.root).as_posix() for path in store.root.rglob("*") if path.is_file()}
+    assert files == {f"{NAME}.json", f"{NAME}.safetensors"}
 
 
 def raises():
@@ -147,12 +194,12 @@ def raises():
 
 
 def slowly(root, started):
-    def make():
+    def slow():
         started.touch()
         time.sleep(60)
-        return RECORD, 60.0
+        return RECORD
 
-    Store(root).compute(KEY, make)
+    Store(root).compute(NAME, CONFIG, slow)
 
 
 def test_a_killed_process_leaves_neither_a_record_nor_a_lock(store, tmp_path):
@@ -165,25 +212,21 @@ def test_a_killed_process_leaves_neither_a_record_nor_a_lock(store, tmp_path):
     assert started.exists()
     os.kill(process.pid, signal.SIGKILL)
     process.join()
-    assert store.get(KEY) is None
-    assert same(store.compute(KEY, lambda: (RECORD, 0.1)), RECORD)  # does not wait for the dead
-    assert json.loads((store.root / f"{KEY}.json").read_text())["key"] == KEY
+    assert store.get(NAME, CONFIG) is None
+    assert same(store.compute(NAME, CONFIG, make), RECORD)  # does not wait for the dead
+    assert json.loads((store.root / f"{NAME}.json").read_text())["name"] == NAME
 
 
-def test_committed_records_are_used_without_their_tensors_and_never_written(store, tmp_path, caplog):
-    store.put(KEY, RECORD)
-    committed = tmp_path / "committed"
-    store.export(KEY, committed)
-    assert [path.name for path in committed.iterdir()] == [f"{KEY}.json"]
-    layered = Store(tmp_path / "other", committed)
-    assert same(layered.get(KEY), Record(RECORD.document, {}))
-    assert not (tmp_path / "other").exists() and layered.working().get(KEY) is None
-    with pytest.raises(StoreError, match=r"no record .* to export"):
-        layered.export("0" * 64, committed)
-    before = (committed / f"{KEY}.json").read_bytes()
-    (committed / f"{KEY}.json").write_bytes(before.replace(b"0.1", b"0.2"))
+def test_committed_records_are_used_and_never_written(store, tmp_path, caplog):
+    store.put(NAME, CONFIG, RECORD)
+    layered = Store(tmp_path / "other", store.root)
+    assert same(layered.get(NAME, CONFIG), RECORD)
+    assert not (tmp_path / "other").exists()
+    path = store.root / f"{NAME}.json"
+    path.write_bytes(path.read_bytes().replace(b"0.1", b"0.2"))
+    harmed = path.read_bytes()
     with caplog.at_level(logging.WARNING):
-        assert layered.get(KEY) is None
-    assert "committed record" in caplog.text and [path.name for path in committed.iterdir()] == [f"{KEY}.json"]
-    assert same(layered.compute(KEY, lambda: (RECORD, 0.1)), RECORD)  # made anew in the working store
-    assert same(layered.get(KEY), RECORD)
+        assert layered.get(NAME, CONFIG) is None
+    assert "committed record" in caplog.text and "damaged" in caplog.text
+    assert same(layered.compute(NAME, CONFIG, make), RECORD)  # made anew in the working store
+    assert same(layered.get(NAME, CONFIG), RECORD) and path.read_bytes() == harmed
