@@ -27,7 +27,7 @@ from companion.laboratory.experiment import Experiment, Trainer, evaluate, train
 from companion.laboratory.rule import Rule
 from companion.language_models.language_model_anatomy import LanguageModelAnatomy
 from companion.provenance import ROOT
-from companion.record import Record
+from companion.record import Record, place
 from companion.runs import comparisons
 from companion.runs.names import identity
 from companion.runs.records import Run, compute, load_or_run, made_by, on_this_machine, reproducible
@@ -39,6 +39,11 @@ STATE = f"state/grpo-batch-{LATE}"
 SAMPLES = 4  # responses to each test problem in a replay
 KINDS = ("early", "late", "whole")
 ALWAYS = "whole/results/clip-b/seed-0"
+# Rules whose settings in the comparisons do nothing at batch 40, with settings that do.
+EXTRA = {
+    "adaptive bonus": Rule(name="adaptive_entropy_bonus", options={"target": 1.0}),
+    "Clip_V, capped": Rule(name="clip_v", options={"mu": 1.5, "max_fraction": 1e-3}),
+}
 TOLERANCE = 1e-3  # of a number's size, or of 1 where it is smaller
 
 
@@ -62,6 +67,10 @@ def references() -> dict[str, Run]:
                 found[f"late/{name}"] = Run(f"late/{name}", late, run.start)
         elif (short := _short(config)) is not None:
             found[f"early/{name}"] = Run(f"early/{name}", short, run.start)
+    base = comparisons.named(comparisons.results(seeds=[0], arms=["GRPO"]))["GRPO", 0]
+    for arm, rule in EXTRA.items():
+        name = f"late/{place('extra', (arm, 0))}"
+        found[name] = Run(name, comparisons.with_rule(base.config, rule), base.start)
     found |= {
         f"whole/{run.name}": Run(f"whole/{run.name}", run.config, run.start)
         for run in comparisons.named(comparisons.results(seeds=[0])).values()

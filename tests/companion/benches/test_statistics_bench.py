@@ -1,7 +1,6 @@
 """The benchmark compares ways that compute the same, and its committed results are complete."""
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,9 +9,10 @@ from torch.testing import assert_close
 from companion.benches import statistics_bench
 from companion.benches.peak_memory import peak_memory
 from companion.benches.statistics_bench import CASES, WAYS, Case, inputs, table, ways
+from companion.provenance import ROOT
 
 NEEDS_TRL = {"TRL", "TRL's fused head"}
-DATA = Path(__file__).parents[1] / "data" / "statistics_bench.json"
+DATA = ROOT / "data" / "statistics_bench.json"
 
 
 @pytest.mark.parametrize("source", WAYS)

@@ -1,6 +1,5 @@
 import json
 import re
-from pathlib import Path
 
 import pytest
 import torch
@@ -8,8 +7,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from companion.language_models import language_model
 from companion.language_models.language_model import Responses, load_language_model, response_logits, sample_responses
-
-ROOT = Path(__file__).parents[1]
+from companion.provenance import ROOT
 
 
 @pytest.fixture(scope="module")

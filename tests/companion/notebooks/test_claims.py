@@ -1,6 +1,5 @@
 import importlib
 import re
-from pathlib import Path
 
 import nbformat
 import numpy as np
@@ -9,8 +8,7 @@ import pytest
 from companion.notebooks import claims
 from companion.notebooks.claim_list import CLAIMS
 from companion.notebooks.claims import VERDICT_MIME, Verdict, assert_claim, claims_table, verdicts
-
-ROOT = Path(__file__).parents[1]
+from companion.provenance import ROOT
 
 
 @pytest.fixture

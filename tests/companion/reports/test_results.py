@@ -1,15 +1,12 @@
 """The checks of the main comparison pass what they should and fail what they should; the README shows their table."""
 
-from pathlib import Path
-
 import pandas as pd
 import pytest
 
 from companion.notebooks import readme
+from companion.provenance import ROOT
 from companion.reports import results
 from companion.runs.store import StoreError
-
-ROOT = Path(__file__).parents[1]
 
 
 def table(**changed):

@@ -158,7 +158,7 @@ def test_a_folder_that_cannot_be_made_is_a_clear_error(tmp_path):
 def test_trouble_with_reading_condemns_no_record(store, monkeypatch):
     store.put(NAME, CONFIG, RECORD)
 
-    def no_access(self):
+    def no_access(self, **_):
         raise PermissionError(13, "Permission denied")
 
     with monkeypatch.context() as patch, pytest.raises(StoreError, match="cannot read record"):
