@@ -1,5 +1,6 @@
 """Every backend gives the same statistics, gradients and errors, whatever the dtype, size and strides."""
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -13,15 +14,15 @@ from entropy_dynamics import backends, theory
 from entropy_dynamics.token_statistics import token_statistics
 
 DEVICE = {"triton": "cuda" if torch.cuda.is_available() else "cpu"}
+# Triton's interpreter computes with numpy.
+NEEDED = ["triton"] if torch.cuda.is_available() else ["triton", "numpy"]
+MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
 BACKENDS = [
     "eager",
     "compiled",
-    pytest.param(
-        "triton",
-        marks=pytest.mark.skipif(not backends._triton_is_installed(), reason="the package triton is not installed"),
-    ),
+    pytest.param("triton", marks=pytest.mark.skipif(bool(MISSING), reason=f"{' and '.join(MISSING)} not installed")),
 ]
-# Triton's interpreter computes with numpy, which speaks up about inf - inf where a kernel discards it.
+# numpy speaks up about inf - inf, which a kernel of the interpreter discards.
 pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered in subtract:RuntimeWarning")
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 1e-5, torch.float16: 1e-5}
 
