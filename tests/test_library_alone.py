@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -37,6 +38,7 @@ assert not loaded & set(missing), loaded & set(missing)
 """
 
 
+@cache
 def names_of_extras():
     """The modules of all packages in extras, but those that torch itself needs."""
     of_torch = {canonicalize_name(Requirement(text).name) for text in metadata.requires("torch")}
