@@ -4,8 +4,6 @@ import pytest
 import torch
 from hypothesis import settings
 
-from companion.notebooks.parameters import make_reproducible
-
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is first imported, by whichever test that is
 
@@ -15,4 +13,5 @@ settings.load_profile("reproducible")
 
 @pytest.fixture(autouse=True, scope="session")
 def reproducible():
-    make_reproducible()
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)

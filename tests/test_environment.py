@@ -1,6 +1,9 @@
+import ast
 import re
+import sys
 import tomllib
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -12,8 +15,8 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 REQUIREMENTS = [
     Requirement(text)
-    for text in PROJECT["dependencies"]
-    + [text for extra in ("dev", "trl") for text in PROJECT["optional-dependencies"][extra]]
+    for texts in (PROJECT["dependencies"], PROJECT["optional-dependencies"]["companion"])
+    for text in texts
 ]
 LOCK = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if line and not line.startswith("#")]
 
@@ -49,22 +52,31 @@ def test_environment_yml_is_python_pip_and_the_lock():
     assert PROJECT["requires-python"] == ">=3.11"
 
 
-def test_every_import_of_the_package_is_declared():
-    extras = PROJECT["optional-dependencies"]
-    names = {
-        "": PROJECT["dependencies"],
-        **dict.fromkeys(("trl.py", "math_data.py", "paper_scale.py", "real_training.py"), extras["trl"]),
-        "step_bench.py": extras["trl"],
-        "statistics_bench.py": extras["trl"],
-        "triton_backend.py": extras["triton"],
-    }
-    names = {file: {canonicalize_name(Requirement(text).name) for text in texts} for file, texts in names.items()}
+def imported(path):
+    """The top-level modules that a file imports, but those of Python and of this project."""
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    names += [node.module for node in nodes if isinstance(node, ast.ImportFrom)]
+    return {name.partition(".")[0] for name in names} - sys.stdlib_module_names - {"entropy_dynamics"}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "src" / "entropy_dynamics").glob("*.py")), ids=lambda path: path.name)
+def test_the_library_imports_torch_alone_but_for_its_two_extras(path):
+    extra = {"trl.py": {"trl"}, "triton_backend.py": {"triton"}}.get(path.name, set())
+    assert imported(path) <= {"torch"} | extra
+
+
+def test_every_import_of_the_companion_is_declared():
+    declared = {canonicalize_name(requirement.name) for requirement in REQUIREMENTS}
     distributions = metadata.packages_distributions()
-    for path in (ROOT / "src").rglob("*.py"):
-        for name in re.findall(r"^\s*(?:import|from) (\w+)", path.read_text(), re.M):
-            if name in distributions and name != "entropy_dynamics":
-                declared = names[""] | names.get(path.name, set())
-                assert {canonicalize_name(d) for d in distributions[name]} & declared, f"{path.name} imports {name}"
+    for path in (ROOT / "src" / "companion").rglob("*.py"):
+        for name in imported(path) - {"companion"}:
+            assert {canonicalize_name(d) for d in distributions[name]} & declared, f"{path.name} imports {name}"
+
+
+def test_the_companion_runs_from_the_checkout():
+    for name in ("entropy_dynamics", "companion"):
+        assert Path(find_spec(name).origin) == ROOT / "src" / name / "__init__.py"
 
 
 def test_make_targets_in_the_readme_exist():

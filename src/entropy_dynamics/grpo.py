@@ -107,10 +107,10 @@ def token_batch(
         entropies: mean entropy of every earlier batch when it was sampled, for rules that look back; nats.
 
     Raises:
-        ValueError: rewards that are not one for each response; see `group_advantages` and `token_statistics`.
+        ValueError: rewards that are not (P, G), one for each response; see `group_advantages` and `token_statistics`.
     """
-    if rewards.numel() != len(tokens):
-        raise ValueError(f"got {rewards.numel()} rewards, expected one for each of {len(tokens)} responses")
+    if rewards.ndim != 2 or rewards.numel() != len(tokens):
+        raise ValueError(f"rewards have shape {tuple(rewards.shape)}, expected (P, G) with P G = {len(tokens)}")
     with torch.no_grad():
         statistics = token_statistics(logits, tokens, temperature=temperature)
     advantages = group_advantages(rewards, correction=correction)

@@ -1,12 +1,8 @@
 """A batch that is split over processes is masked as if it were whole."""
 
-import os
-import socket
-
 import pytest
 import torch
-from accelerate import Accelerator
-from safetensors.torch import load_file, save_file
+from torch import distributed
 
 from entropy_dynamics import clipping
 from entropy_dynamics.global_clipping import keep, moments
@@ -90,38 +86,42 @@ def test_bad_input_is_named():
 ROWS = (slice(0, 10), slice(10, 24))  # the processes' parts
 
 
-def _process(rank, folder, port):
-    """What each of two processes does: mask its part through accelerate, and once by its own moments."""
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+def _total(x):
+    total = x.clone()
+    distributed.all_reduce(total)
+    return total
+
+
+def _gather(x):
+    parts = [torch.empty_like(x) for _ in ROWS]
+    distributed.all_gather(parts, x)
+    return torch.cat(parts)
+
+
+def _process(rank, folder):
+    """What each of two processes does: mask its part of the batch as a whole, and once by its own moments."""
     torch.set_num_threads(1)
-    accelerator = Accelerator(cpu=True)
-    assert accelerator.num_processes == 2
-    part = {name: tensor[ROWS[rank]] for name, tensor in load_file(f"{folder}/batch.safetensors").items()}
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=len(ROWS))
+    part = {name: tensor[ROWS[rank]] for name, tensor in split_batch().items()}
     arguments = (statistics_of(part), part["advantages"], part["mask"])
-    batch = moments(*arguments, reduce=lambda x: accelerator.reduce(x, "sum"))
+    batch = moments(*arguments, reduce=_total)
     found = {}
     for name, case in CASES.items():
         options = dict(case)
         method = options.pop("method")
-        found[name] = keep(method, *arguments, batch, gather=accelerator.gather, rank=rank, **options)
+        found[name] = keep(method, *arguments, batch, gather=_gather, rank=rank, **options)
         options.pop("max_fraction", None)
         found[f"{name}, own moments"] = keep(method, *arguments, moments(*arguments), **options)
-    save_file(found, f"{folder}/{rank}.safetensors")
-    torch.distributed.destroy_process_group()
+    torch.save(found, f"{folder}/{rank}.pt")
+    distributed.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory):
     """What two processes found, and the batch; their ranges of tokens are of unequal size."""
     folder = tmp_path_factory.mktemp("processes")
-    batch = split_batch()
-    save_file(batch, folder / "batch.safetensors")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(_process, args=(str(folder), port), nprocs=2)
-    return batch, [load_file(folder / f"{rank}.safetensors") for rank in range(2)]
+    torch.multiprocessing.spawn(_process, args=(str(folder),), nprocs=len(ROWS))
+    return split_batch(), [torch.load(folder / f"{rank}.pt") for rank in range(len(ROWS))]
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -1,4 +1,4 @@
-"""Advantages, loss and one whole update, against numbers by hand and a direct gradient."""
+"""Advantages, loss and one step of a toy policy, against numbers by hand and a direct gradient."""
 
 import copy
 import dataclasses
@@ -6,19 +6,13 @@ import math
 
 import pytest
 import torch
-from pydantic import ValidationError
 from torch.testing import assert_close
 
-from companion.laboratory import tasks
-from companion.laboratory.ledger import mean_entropy
-from companion.laboratory.policies import WarmStart, build_policy
-from companion.laboratory.rollout import response_logits, sample
-from entropy_dynamics import grpo
-from entropy_dynamics.grpo import StepConfig, group_advantages
-from entropy_dynamics.methods import RULES, Rule, Terms, TokenBatch, is_clipped
+from entropy_dynamics import grpo, methods
+from entropy_dynamics.grpo import group_advantages
+from entropy_dynamics.methods import Terms, TokenBatch
 from entropy_dynamics.token_statistics import TokenStatistics
 
-PROMPTS = torch.tensor([tasks.encode(problem.prompt) for problem in tasks.split(3).training[:4]])
 GENERATOR = torch.Generator()
 
 
@@ -47,7 +41,7 @@ def test_bad_rewards_are_refused(rewards, arguments, message):
         group_advantages(rewards, **arguments)
 
 
-def token_batch(old, advantages, mask, *, dtype=torch.float64):
+def batch_of(old, advantages, mask, *, dtype=torch.float64):
     shape = mask.shape
     zero = torch.zeros(shape, dtype=dtype)
     old = TokenStatistics(old, zero, zero, zero)
@@ -63,7 +57,7 @@ def test_loss_by_hand():
     # ratios 2, 1 / 2, 1 (one response) and 1 (another, with two tokens masked)
     log_prob = torch.tensor([[2.0, 0.5, 1.0], [1.0, 7.0, 7.0]]).double().log()
     mask = torch.tensor([[True, True, True], [True, False, False]])
-    batch = token_batch(torch.zeros(2, 3).double(), torch.tensor([[1.0], [-2.0]]), mask)
+    batch = batch_of(torch.zeros(2, 3).double(), torch.tensor([[1.0], [-2.0]]), mask)
     entropy = torch.full((2, 3), 0.5)
 
     def value(terms, **settings):
@@ -89,9 +83,9 @@ def test_the_gradient_is_that_of_the_clipped_surrogate(low, high):
     log_prob.requires_grad_()
     advantages = torch.randn(50, 1, generator=generator, dtype=torch.float64)
     mask = torch.rand(50, 8, generator=generator) < 0.8
-    now = token_batch(log_prob.detach(), advantages, mask).statistics
-    batch = dataclasses.replace(token_batch(old, advantages, mask), statistics=now)
-    terms = Rule(options={"clip_low": low, "clip_high": high})(batch, GENERATOR)
+    now = batch_of(log_prob.detach(), advantages, mask).statistics
+    batch = dataclasses.replace(batch_of(old, advantages, mask), statistics=now)
+    terms = methods.as_terms(batch, methods.grpo(batch, GENERATOR, clip_low=low, clip_high=high))
     (ours,) = torch.autograd.grad(grpo.loss(log_prob, now.entropy, batch, terms), log_prob)
     ratio = (log_prob - old).exp()
     surrogate = torch.minimum(ratio * advantages, ratio.clamp(1 - low, 1 + high) * advantages)
@@ -103,121 +97,180 @@ def test_the_gradient_is_that_of_the_clipped_surrogate(low, high):
 
 def test_tokens_behind_the_end_do_not_matter_even_if_infinite():
     log_prob = torch.tensor([[-1.0, -torch.inf]], dtype=torch.float64).requires_grad_()
-    batch = token_batch(torch.tensor([[-1.0, -1.0]]).double(), torch.ones(1, 1), torch.tensor([[True, False]]))
+    batch = batch_of(torch.tensor([[-1.0, -1.0]]).double(), torch.ones(1, 1), torch.tensor([[True, False]]))
     value = grpo.loss(log_prob, torch.zeros(1, 2), batch, as_terms(torch.ones(1, 2)))
     value.backward()
     assert value == -1 and log_prob.grad.isfinite().all()
 
 
+TEMPERATURE = 0.7
+
+
+class Toy:
+    """A linear policy and what it did: three responses to each of two prompts, the first of which were all alike."""
+
+    def __init__(self, dtype=torch.float64):
+        generator = torch.Generator().manual_seed(0)
+        self.states = torch.randn(6, 5, 4, generator=generator, dtype=dtype)
+        self.policy = torch.nn.Linear(4, 7, dtype=dtype)
+        for parameter in self.policy.parameters():
+            torch.nn.init.normal_(parameter, generator=generator)
+        self.tokens = torch.randint(7, (6, 5), generator=generator)
+        self.mask = torch.arange(5) < torch.tensor([[5], [2], [4], [3], [5], [1]])
+        self.rewards = torch.tensor([[1, 1, 1], [0.0, 1.0, 0.3]], dtype=dtype)
+
+    def batch(self, **settings):
+        logits = self.policy(self.states)
+        return grpo.token_batch(logits, self.tokens, self.mask, self.rewards, temperature=TEMPERATURE, **settings)
+
+    def step(self, batch, terms, *, rows=None, learning_rate=0.1, **settings):
+        rows = grpo.counting_rows(batch, terms) if rows is None else rows
+        optimizer = torch.optim.SGD(self.policy.parameters(), lr=learning_rate)
+        logits, tokens = self.policy(self.states[rows]), self.tokens[rows]
+        settings = {"temperature": TEMPERATURE, "max_grad_norm": 100.0} | settings
+        return grpo.step(logits, tokens, rows, batch, terms, optimizer, **settings)
+
+    def log_policy(self):
+        return (self.policy(self.states) / TEMPERATURE).log_softmax(-1)
+
+    def log_prob(self):
+        return self.log_policy().gather(-1, self.tokens.unsqueeze(-1)).squeeze(-1)
+
+    def advantages(self):
+        return group_advantages(self.rewards).view(6, 1).expand(6, 5)
+
+    def weights(self):
+        return torch.cat([parameter.detach().flatten() for parameter in self.policy.parameters()])
+
+    def ascend(self, objective, learning_rate=0.1):
+        """A gradient step by hand; returns the gradient's norm."""
+        gradients = torch.autograd.grad(objective, self.policy.parameters())
+        with torch.no_grad():
+            for parameter, gradient in zip(self.policy.parameters(), gradients):
+                parameter += learning_rate * gradient
+        return torch.cat([gradient.flatten() for gradient in gradients]).norm().item()
+
+
 @pytest.fixture
-def batch():
-    policy = build_policy(WarmStart(width=32, layers=2))
-    generator = torch.Generator().manual_seed(0)
-    settings = {"group_size": 3, "max_tokens": 5, "end": tasks.END, "temperature": 0.7}
-    rollout = sample(policy, PROMPTS, generator=generator, **settings)
-    rewards = torch.randn(4, 3, generator=generator)
-    return policy, rollout, rewards
+def toy():
+    return Toy()
 
 
-def test_the_update_is_the_hand_written_gradient_step(batch):
-    policy, rollout, rewards = batch
-    twin = copy.deepcopy(policy)
-    optimizer = torch.optim.SGD(policy.parameters(), lr=0.1)
-    (report,) = grpo.update(policy, optimizer, rollout, rewards, StepConfig(max_grad_norm=100.0), GENERATOR)
-    # On policy the ratio is 1, so the gradient is that of the mean of A log p.
-    log_p = (response_logits(twin, PROMPTS, rollout.tokens) / 0.7).log_softmax(-1)
-    log_prob = log_p.gather(-1, rollout.tokens.unsqueeze(-1)).squeeze(-1)
-    advantages = group_advantages(rewards).flatten()
-    (advantages.unsqueeze(-1) * log_prob)[rollout.mask].mean().backward()
-    for ours, theirs in zip(policy.parameters(), twin.parameters()):
-        assert_close(ours, theirs + 0.1 * theirs.grad, atol=1e-6, rtol=1e-5)
-    norm = torch.cat([p.grad.flatten() for p in twin.parameters()]).norm().item()
-    assert report.gradient_norm == pytest.approx(norm, rel=1e-4)
-    assert torch.equal(report.batch.ratio, torch.ones_like(report.batch.ratio))  # exactly 1 on a fresh batch
+def test_token_batch_is_what_a_rule_may_see(toy):
+    batch = toy.batch(update=2, entropies=(0.5,))
+    p = toy.log_policy().detach().exp()
+    entropy = -(p * p.log()).sum(-1)
+    assert_close(batch.statistics.log_prob, toy.log_prob().detach())
+    assert_close(batch.statistics.entropy, entropy)
+    assert batch.old is batch.statistics and torch.equal(batch.ratio, torch.ones(6, 5, dtype=torch.float64))
+    assert_close(batch.advantages, toy.advantages())
+    assert torch.equal(batch.rewards, toy.rewards.view(6, 1).expand(6, 5)) and batch.mask is toy.mask
+    assert batch.groups.tolist() == [0, 0, 0, 1, 1, 1] and batch.update == 2
+    assert batch.entropies == pytest.approx((0.5, entropy[toy.mask].mean().item()))
+    assert not any(x.requires_grad for x in (*batch.statistics[:4], batch.advantages, batch.ratio))
+    population = toy.batch(correction=0).advantages
+    assert_close(population[3:], group_advantages(toy.rewards[1], correction=0).view(3, 1).expand(3, 5))
 
 
-def test_the_gradient_norm_is_bounded(batch):
-    policy, rollout, rewards = batch
-    before = [p.detach().clone() for p in policy.parameters()]
-    optimizer = torch.optim.SGD(policy.parameters(), lr=1.0)
-    (report,) = grpo.update(policy, optimizer, rollout, rewards, StepConfig(max_grad_norm=1e-3), GENERATOR)
-    step = torch.cat([(p - b).flatten() for p, b in zip(policy.parameters(), before)]).norm().item()
-    assert report.gradient_norm > 1e-3 and step == pytest.approx(1e-3, rel=1e-2)
+def test_a_later_batch_remembers_the_first(toy):
+    first = toy.batch(entropies=(0.5,))
+    toy.policy.weight.data *= 1.1
+    later = toy.batch(first=first, update=1)
+    assert later.old is first.statistics and later.entropies == first.entropies
+    assert_close(later.ratio, (toy.log_prob().detach() - first.statistics.log_prob).exp())
+    assert (later.ratio - 1).abs().max() > 0.01
 
 
-def test_several_updates_move_the_ratio_and_then_clip(batch):
-    policy, rollout, rewards = batch
-    optimizer = torch.optim.SGD(policy.parameters(), lr=3.0)
-    reports = grpo.update(policy, optimizer, rollout, rewards, StepConfig(updates=4), GENERATOR)
-    assert len(reports) == 4
-    last = reports[-1].batch
-    assert [report.batch.update for report in reports] == [0, 1, 2, 3]
-    assert (last.ratio[rollout.mask] - 1).abs().max() > 0.2
-    clipped = is_clipped(last.ratio, last.advantages) & rollout.mask
-    assert clipped.any() and torch.equal(reports[-1].terms.weights == 0, clipped | ~rollout.mask)
-    assert all(report.batch.old is reports[0].batch.statistics for report in reports)
+@pytest.mark.parametrize("rewards", [torch.zeros(2, 2), torch.zeros(3, 3), torch.zeros(6), torch.tensor(1.0)])
+def test_rewards_are_one_for_each_response(toy, rewards):
+    toy.rewards = rewards
+    with pytest.raises(ValueError, match=r"rewards have shape .*, expected \(P, G\) with P G = 6"):
+        toy.batch()
 
 
-def test_the_second_update_sees_the_logits_of_the_policy_then(batch):
-    policy, rollout, rewards = batch
-    twin = copy.deepcopy(policy)
-    grpo.update(twin, torch.optim.SGD(twin.parameters(), lr=0.5), rollout, rewards, StepConfig(), GENERATOR)
-    optimizer = torch.optim.SGD(policy.parameters(), lr=0.5)
-    report = grpo.update(policy, optimizer, rollout, rewards, StepConfig(updates=2), GENERATOR)[1]
-    assert_close(report.logits, response_logits(twin, PROMPTS, rollout.tokens).detach())
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_dtype_of_the_policy_is_kept(dtype):
+    toy = Toy(dtype)
+    batch = toy.batch()
+    terms = methods.repo(batch, GENERATOR)
+    assert {x.dtype for x in (*batch.statistics[:4], batch.advantages, batch.ratio, *terms)} == {dtype}
+    toy.step(batch, terms)
+    assert {x.dtype for x in (*toy.policy.parameters(), toy.policy.weight.grad)} == {dtype}
 
 
-def test_strictly_on_policy_is_one_update_of_grpo(batch):
-    policy, rollout, rewards = batch
-    twin = copy.deepcopy(policy)
-    for model, config in (
-        (policy, StepConfig(updates=2, rule=Rule(name="on_policy"))),
-        (twin, StepConfig(updates=1)),
+def test_rows_that_count(toy):
+    batch = toy.batch()
+    ones = torch.ones(6, 5, dtype=torch.float64)
+    none = torch.zeros_like(ones)
+    later = ones.clone()
+    later[3, :3] = 0.0  # all of this response; ones remain behind its end
+    single = none.clone()
+    single[0, 4], single[1, 2] = 0.1, 0.1  # the second lies behind the end
+    for terms, rows in (
+        (Terms(ones, none, none), [3, 4, 5]),  # the first group has A = 0
+        (Terms(later, none, none), [4, 5]),
+        (Terms(none, single, none), [0]),
+        (Terms(none, none, single), [0]),
+        (Terms(none, none, none), []),
     ):
-        optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-        grpo.update(model, optimizer, rollout, rewards, config, GENERATOR)
-    assert all(torch.equal(p, q) for p, q in zip(policy.parameters(), twin.parameters()))
+        assert grpo.counting_rows(batch, terms).nonzero().flatten().tolist() == rows
 
 
-def test_an_entropy_bonus_is_the_gradient_of_the_mean_entropy(batch):
-    policy, rollout, _ = batch
-    twin = copy.deepcopy(policy)
-    config = StepConfig(rule=Rule(name="entropy_bonus", options={"coefficient": 0.5}), max_grad_norm=100.0)
-    optimizer = torch.optim.SGD(policy.parameters(), lr=0.1)
-    grpo.update(policy, optimizer, rollout, torch.zeros(4, 3), config, GENERATOR)
-    mean_entropy(twin, rollout).backward()
-    for ours, theirs in zip(policy.parameters(), twin.parameters()):
-        assert_close(ours, theirs + 0.1 * 0.5 * theirs.grad, atol=1e-6, rtol=1e-4)
+@pytest.mark.parametrize("aggregation", ["token-mean", "sequence-mean"])
+def test_a_step_is_the_hand_written_gradient_step(toy, aggregation):
+    twin = copy.deepcopy(toy)
+    batch = toy.batch()
+    norm = toy.step(batch, methods.as_terms(batch, methods.grpo(batch, GENERATOR)), aggregation=aggregation)
+    # On policy the ratio is 1, so the gradient is that of the mean of A log p; the group with A = 0 counts in the mean.
+    each = (twin.advantages() * twin.log_prob()).where(twin.mask, 0.0)
+    lengths = twin.mask.sum(-1)
+    mean = each.sum() / lengths.sum() if aggregation == "token-mean" else (each.sum(-1) / lengths).mean()
+    assert norm == pytest.approx(twin.ascend(mean), rel=1e-12)
+    assert_close(toy.weights(), twin.weights(), rtol=1e-12, atol=1e-14)
 
 
-def test_the_rule_decides_whose_gradient_counts(batch, monkeypatch):
-    policy, rollout, rewards = batch
-    monkeypatch.setitem(RULES, "nothing", lambda batch, generator: torch.zeros_like(batch.mask))
-    before = [p.detach().clone() for p in policy.parameters()]
-    optimizer = torch.optim.SGD(policy.parameters(), lr=1.0)
-    grpo.update(policy, optimizer, rollout, rewards, StepConfig(rule=Rule(name="nothing")), GENERATOR)
-    assert all(torch.equal(p, b) for p, b in zip(policy.parameters(), before))
+def test_a_second_step_is_that_of_the_clipped_surrogate(toy):
+    first = toy.batch()
+    for parameter in toy.policy.parameters():
+        parameter.data *= 1.3
+    twin = copy.deepcopy(toy)
+    batch = toy.batch(first=first, update=1)
+    kept = methods.grpo(batch, GENERATOR)
+    assert (kept != toy.mask).any()
+    toy.step(batch, methods.as_terms(batch, kept))
+    ratio, a = (twin.log_prob() - first.statistics.log_prob).exp(), twin.advantages()
+    twin.ascend(torch.minimum(ratio * a, ratio.clamp(0.8, 1.2) * a)[twin.mask].mean())
+    assert_close(toy.weights(), twin.weights(), rtol=1e-12, atol=1e-14)
 
 
-def test_advantages_of_zero_change_nothing(batch):
-    policy, rollout, _ = batch
-    before = [p.detach().clone() for p in policy.parameters()]
-    optimizer = torch.optim.Adam(policy.parameters(), lr=0.1)
-    grpo.update(policy, optimizer, rollout, torch.zeros(4, 3), StepConfig(), GENERATOR)
-    assert all(torch.equal(p, b) for p, b in zip(policy.parameters(), before))
+def test_an_entropy_term_is_the_gradient_of_the_mean_entropy(toy):
+    toy.rewards = torch.zeros(2, 3, dtype=torch.float64)
+    twin = copy.deepcopy(toy)
+    batch = toy.batch()
+    toy.step(batch, methods.entropy_bonus(batch, GENERATOR, coefficient=0.5))
+    log_p = twin.log_policy()
+    twin.ascend(0.5 * -(log_p.exp() * log_p).sum(-1)[twin.mask].mean())
+    assert_close(toy.weights(), twin.weights(), rtol=1e-12, atol=1e-14)
 
 
-def test_an_infinite_gradient_stops_the_run_and_spares_the_policy(batch, monkeypatch):
-    monkeypatch.setitem(RULES, "infinite", lambda batch, generator: torch.full(batch.mask.shape, torch.inf))
-    policy, rollout, rewards = batch
-    before = [p.detach().clone() for p in policy.parameters()]
-    optimizer = torch.optim.SGD(policy.parameters(), lr=1.0)
+def test_rows_that_do_not_count_may_stay_out(toy):
+    twin = copy.deepcopy(toy)
+    batch = toy.batch()
+    terms = methods.as_terms(batch, methods.clip_b(batch, GENERATOR, mu=0.5))
+    assert toy.step(batch, terms) == pytest.approx(twin.step(batch, terms, rows=torch.ones(6, dtype=torch.bool)))
+    assert_close(toy.weights(), twin.weights(), rtol=1e-12, atol=1e-14)
+
+
+def test_the_gradient_norm_is_bounded(toy):
+    before, batch = toy.weights(), toy.batch()
+    terms = methods.as_terms(batch, methods.grpo(batch, GENERATOR))
+    norm = toy.step(batch, terms, learning_rate=1.0, max_grad_norm=1e-3)
+    assert norm > 1e-3 and (toy.weights() - before).norm().item() == pytest.approx(1e-3, rel=1e-2)
+
+
+@pytest.mark.parametrize("coefficient", [torch.inf, torch.nan])
+def test_a_gradient_that_is_not_finite_spares_the_policy(toy, coefficient):
+    before, batch = toy.weights(), toy.batch()
     with pytest.raises(FloatingPointError, match="gradient norm is"):
-        grpo.update(policy, optimizer, rollout, rewards, StepConfig(rule=Rule(name="infinite")), GENERATOR)
-    assert all(torch.equal(p, b) for p, b in zip(policy.parameters(), before))
-
-
-def test_unknown_or_impossible_settings_name_the_field():
-    for settings in ({"updates": 0}, {"max_grad_norm": 0}, {"aggregation": "mean"}, {"mu": 1}):
-        with pytest.raises(ValidationError, match=next(iter(settings))):
-            StepConfig(**settings)
+        toy.step(batch, methods.as_terms(batch, torch.full((6, 5), coefficient)))
+    assert torch.equal(toy.weights(), before)

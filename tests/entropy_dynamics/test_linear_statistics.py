@@ -1,8 +1,5 @@
 """The statistics from hidden states and head are those of the logits, which are never there."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 from torch.testing import assert_close
@@ -109,37 +106,3 @@ def test_bad_input_is_refused_by_name():
     hidden[3, 2] = torch.nan
     with pytest.raises(ValueError, match="largest logit of a state is nan"):
         linear_token_statistics(hidden, weight, tokens)
-
-
-MEMORY = """
-import sys, torch
-from entropy_dynamics.linear_statistics import linear_token_statistics
-from companion.benches.peak_memory import peak_memory
-from entropy_dynamics.token_statistics import token_statistics
-torch.set_num_threads(1)
-V, W, T = 49152, 64, 1024
-
-def step(T, materialised):
-    hidden, tokens = torch.randn(T, W, requires_grad=True), torch.zeros(T, dtype=torch.long)
-    if materialised:
-        log_prob = token_statistics(hidden @ weight.T, tokens, backend="eager").log_prob
-    else:
-        log_prob = linear_token_statistics(hidden, weight, tokens, backend="eager").log_prob
-    log_prob.sum().backward()
-
-weight = torch.randn(V, W, requires_grad=True)
-materialised = sys.argv[1] == "logits"
-step(8, materialised)  # now the gradient of the head is there
-print(peak_memory(lambda: step(T, materialised)) / (T * V * 4))
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_memory_is_a_small_share_of_what_the_logits_need():
-    needed = {}
-    for way in ("linear", "logits"):
-        done = subprocess.run([sys.executable, "-c", MEMORY, way], capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr[-3000:]
-        needed[way] = float(done.stdout)
-    assert needed["logits"] > 1.5  # the logits and their gradient
-    assert needed["linear"] < needed["logits"] / 10

@@ -6,10 +6,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from companion.mathematics.verification import random_policies
 from entropy_dynamics import theory
 
 LOG_2 = math.log(2)
+
+
+def random_policies(states, size, *, seed):
+    """Float64 logits from flat to peaked, and one on-policy token of each state."""
+    generator = torch.Generator().manual_seed(seed)
+    spread = 0.5 + 5.5 * torch.rand(states, 1, generator=generator, dtype=torch.float64)
+    logits = spread * torch.randn(states, size, generator=generator, dtype=torch.float64)
+    return logits, torch.multinomial(logits.softmax(-1), 1, generator=generator).squeeze(-1)
 
 
 @st.composite
