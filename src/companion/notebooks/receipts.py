@@ -15,7 +15,7 @@ from nbformat import NotebookNode
 from companion.files import sha256, write_atomically
 from companion.provenance import library_versions
 
-PACKAGES = Path(__file__).parents[2]  # the library and the companion
+PACKAGES = [Path(__file__).parents[2] / name for name in ("entropy_dynamics", "companion")]
 RECEIPT_FIELDS = {"key", "config", "seconds", "verdicts", "figures", "made_by", "artifacts"}
 
 
@@ -61,18 +61,24 @@ def run_key(notebook: NotebookNode, settings: Settings) -> str:
     named = [settings.notebooks / value for value in settings.parameters.values() if isinstance(value, str) and value]
     inputs = {
         "cells": cells,
-        "files": [_hashes(PACKAGES, "*.py"), _hashes(settings.data), *(_hashes(path) for path in named)],
+        "files": [
+            _hashes(PACKAGES, "*.py"),
+            _hashes(PACKAGES, "*.csv"),
+            _hashes(settings.data),
+            *(_hashes(path) for path in named),
+        ],
         "parameters": dict(settings.parameters),
         "versions": library_versions(),
     }
     return hashlib.sha256(json.dumps(inputs, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _hashes(path: Path, pattern: str = "*") -> list[tuple[str, str]]:
+def _hashes(path: Path) -> list[tuple[str, str]]:
     """Relative name and hash of a file, or of every file below a folder; empty if there is neither."""
     if path.is_file():
         return [("", sha256(path))]
-    files = sorted(file for file in path.rglob(pattern) if file.is_file()) if path.is_dir() else []
+    found = path.rglob("*") if path.is_dir() else ()
+    files = sorted(file for file in found if file.is_file() and file.suffix != ".pyc")
     return [(file.relative_to(path).as_posix(), sha256(file)) for file in files]
 
 

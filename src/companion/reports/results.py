@@ -89,7 +89,7 @@ def markdown(records: Path) -> str:
     Raises:
         StoreError: a record is missing; `make retrain` makes it.
     """
-    store, found = Store(records), {}
+    store, found = Store("build/runs", records), {}
     for key, run in comparisons.named(compared()).items():
         found[key] = store.get(run.name, run.config)
         if found[key] is None:

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from companion.notebooks import claims
-from companion.notebooks.claim_list import CLAIMS
-from companion.notebooks.claims import VERDICT_MIME, Verdict, assert_claim, claims_table, verdicts
+from companion.notebooks.claims import CLAIMS, VERDICT_MIME, Verdict, assert_claim, claims_table, read_claims, verdicts
 from companion.provenance import ROOT
 
 
@@ -45,10 +44,17 @@ def test_every_claim_points_at_things_that_exist(claim):
     notebook = nbformat.read(ROOT / "notebooks" / f"{claim.notebook}.ipynb", 4)
     decided = "\n".join(cell.source for cell in notebook.cells if "assert_claim(" in cell.source)
     assert f'"{claim.id}"' in decided
-    module, name = claim.function.split(".")
-    assert callable(getattr(importlib.import_module(f"entropy_dynamics.{module}"), name))
+    module, _, name = claim.function.rpartition(".")
+    assert callable(getattr(importlib.import_module(module), name))
     file, test = claim.test.split("::")
     assert re.search(rf"^def {test}\(", (ROOT / "tests" / file).read_text(), re.M)
+
+
+@pytest.mark.parametrize("row", ["a,b,c,d,e,", "a,b,c,d,e,f\na,b,c,d,e,f", "a,b,c,d,e,f,g"])
+def test_a_bad_row_is_named(tmp_path, row):
+    (tmp_path / "claims.csv").write_text("id,statement,whose,notebook,function,test\n" + row)
+    with pytest.raises(ValueError, match=rf"claims.csv, line {2 + row.count(chr(10))}: expected id, statement"):
+        read_claims(tmp_path / "claims.csv")
 
 
 def test_the_readme_shows_the_map_as_generated():

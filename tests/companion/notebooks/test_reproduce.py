@@ -14,9 +14,8 @@ import pytest
 from filelock import FileLock
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from companion.notebooks import receipts, reproduce
-from companion.notebooks.claim_list import Claim
-from companion.notebooks.claims import VERDICT_MIME
+from companion.notebooks import checks, receipts, reproduce
+from companion.notebooks.claims import VERDICT_MIME, Claim
 
 PARAMETERS = 'output_dir: str = "../build/scratch"  # figures\nx: int = 1  # a number\npath: str = ""  # a file'
 WRITE_FIGURE = """
@@ -26,7 +25,7 @@ for suffix in ("png", "pdf", "csv"):
     (folder / f"dot.{suffix}").write_text(f"x is {x}")
 (folder / "dot.json").write_text(json.dumps({"name": "dot", "title": "t", "alt": "a", "caption": "t a"}))
 """
-CLAIM = Claim("demo", "A demonstration", "ours", "00_demo", "reproduce.main", "test_reproduce.py::test_x")
+CLAIM = Claim("demo", "A demonstration", "ours", "00_demo", "x.main", "test_x.py::test_x")
 
 
 def code(source, *tags):
