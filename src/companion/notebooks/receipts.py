@@ -61,12 +61,7 @@ def run_key(notebook: NotebookNode, settings: Settings) -> str:
     named = [settings.notebooks / value for value in settings.parameters.values() if isinstance(value, str) and value]
     inputs = {
         "cells": cells,
-        "files": [
-            _hashes(PACKAGES, "*.py"),
-            _hashes(PACKAGES, "*.csv"),
-            _hashes(settings.data),
-            *(_hashes(path) for path in named),
-        ],
+        "files": [_hashes(path) for path in (*PACKAGES, settings.data, *named)],
         "parameters": dict(settings.parameters),
         "versions": library_versions(),
     }

@@ -289,7 +289,7 @@ def test_the_key_of_a_run_covers_everything_that_it_depends_on(done, monkeypatch
     outside.write_text("1")
     package = tmp_path_factory.mktemp("package")
     (package / "a.py").write_text("x = 1")
-    monkeypatch.setattr(receipts, "PACKAGE", package)
+    monkeypatch.setattr(receipts, "PACKAGES", [package])
     monkeypatch.setattr(receipts, "library_versions", lambda: versions)
     versions = {"torch": "1"}
     (done.root / "data" / "a.txt").write_text("1")
