@@ -12,11 +12,9 @@ from transformers import PreTrainedModel
 from companion.laboratory import tasks, updates
 from companion.laboratory.ledger import entropy_ledger
 from companion.laboratory.policies import WarmStart, load_policy
+from companion.laboratory.quantities import quantities_of, rounded
 from companion.laboratory.rollout import Rollout, sample
-from companion.mathematics.sampling import centred_variance
 from companion.record import Record
-from entropy_dynamics.lens import predicted_change
-from entropy_dynamics.methods import is_clipped
 
 
 class Experiment(BaseModel):
@@ -149,10 +147,10 @@ def train_on_batch(trainer: Trainer, *, ledger: bool) -> dict[str, float | None]
             reports = trainer.update(rollout, rewards)
     else:
         reports = trainer.update(rollout, rewards)
-    row = _summary(rollout, rewards, reports, trainer.config.learning_rate)
+    row = quantities_of(rollout, rewards, reports, trainer.config.learning_rate)
     row["ledger_parameters"] = entry and entry.parameters
     row["ledger_measured"] = entry and entry.measured
-    return {name: _rounded(value) for name, value in row.items()}
+    return {name: rounded(value) for name, value in row.items()}
 
 
 def evaluate(policy: PreTrainedModel, step: int, size: int, temperature: float, samples: int, seed: int) -> dict:
@@ -181,7 +179,7 @@ def evaluate(policy: PreTrainedModel, step: int, size: int, temperature: float, 
         "samples": samples,
         "correct": correct,
         "distinct": distinct,
-        "entropy": _rounded(-torch.cat(log_probs).mean().item()),
+        "entropy": rounded(-torch.cat(log_probs).mean().item()),
     }
 
 
@@ -205,44 +203,3 @@ def _rewards(problems: Sequence[tasks.Problem], rollout: Rollout) -> Tensor:
     return torch.tensor(
         [[float(tasks.is_correct(p, row)) for row in rows[i * size : (i + 1) * size]] for i, p in enumerate(problems)]
     )
-
-
-def _summary(rollout: Rollout, rewards: Tensor, reports: list[updates.UpdateReport], learning_rate: float) -> dict:
-    """One value a quantity; statistics of the policy are those before the first update, on the sampled tokens."""
-    mask = rollout.mask
-    first = reports[0]
-    a = first.batch.advantages[mask]
-    s, d, h = (getattr(first.batch.statistics, name)[mask] for name in ("discriminator", "centred", "entropy"))
-    predicted = [predicted_change(r.batch, r.terms, r.logits, rollout.temperature)[mask].mean() for r in reports]
-    r = torch.stack([report.batch.ratio[mask] for report in reports])
-    clipped = is_clipped(r, a)
-    pushed = torch.stack([(r.terms.of_log_prob(r.batch) != 0) | (r.terms.entropy != 0) for r in reports])[:, mask]
-    variance = centred_variance(first.logits[mask].double() / rollout.temperature)
-    positive, negative = a > 0, a < 0
-
-    def share(what: Tensor, where: Tensor) -> float | None:
-        return what[:, where].float().mean().item() if where.any() else None
-
-    return {
-        "reward": rewards.mean().item(),
-        "tokens": int(mask.sum()),
-        "entropy": h.mean().item(),
-        "mean_s": s.mean().item(),
-        "mean_d": d.mean().item(),
-        "mean_d_standard_error": variance.sum().sqrt().item() / len(d),
-        "cov_a_d": ((a - a.mean()) * (d - d.mean())).mean().item(),
-        "ledger_logits": learning_rate * sum(predicted).item(),
-        # without gradient although PPO's clip at 0.2 would not take it; both are shares over all updates on the batch
-        "masked_positive": share(~pushed & ~clipped, positive),
-        "masked_negative": share(~pushed & ~clipped, negative),
-        "clipped_positive": share(clipped, positive),
-        "clipped_negative": share(clipped, negative),
-        "ratio_mean": r.mean().item(),
-        "ratio_max": r.max().item(),
-        "gradient_norm": sum(report.gradient_norm for report in reports) / len(reports),
-    }
-
-
-def _rounded(value: float | int | None) -> float | int | None:
-    """To seven significant digits, what float32 holds: keeps records short."""
-    return float(f"{value:.7g}") if isinstance(value, float) else value

@@ -315,6 +315,9 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"--jobs is {options.jobs} and --timeout {options.timeout:g}; expected at least 1 and above 0")
     if options.refresh and options.parameters:
         parser.error("--refresh writes the outputs at default parameters; leave out -p")
+    for folder in (options.notebooks, options.data):
+        if not folder.is_dir():
+            parser.error(f"there is no folder {folder.resolve()}; start from the project's root, or name another")
     try:
         paths = _select(options.notebooks, options.only)
     except ValueError as error:

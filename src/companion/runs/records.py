@@ -150,7 +150,7 @@ def made_with(records: Sequence[Record]) -> str:
     """One line on the libraries that made the records."""
     by_library = {name: sorted({public(record.made_by["versions"][name]) for record in records}) for name in LIBRARIES}
     versions = ", ".join(f"{name} {' or '.join(found)}" for name, found in by_library.items())
-    return f"{len(records)} records, made with {versions}"
+    return f"{len(records)} record{'s' * (len(records) != 1)}, made with {versions}"
 
 
 def _say_what_is_here(records: Sequence[Record]) -> None:

@@ -48,7 +48,7 @@ def test_records_of_other_versions_are_used_and_a_line_says_so(tmp_path, capsys)
     layered = Store(tmp_path / "c", committed.root)
     assert run_all(runs, layered, minutes=0)[0].document == record.document
     printed = capsys.readouterr()
-    assert printed.out.startswith("1 records, made with torch 1.0.0, transformers ")
+    assert printed.out.startswith("1 record, made with torch 1.0.0, transformers ")
     assert printed.err == f"here torch {public(torch.__version__)} is installed; the records are used as they are\n"
     run_all(runs, store)
     assert capsys.readouterr().err == ""
