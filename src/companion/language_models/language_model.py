@@ -47,7 +47,10 @@ class Responses:
     def read(cls, path: str | Path) -> "Responses":
         """Read what `write` wrote; FileNotFoundError or ValueError say what is wrong with `path`."""
         if not Path(path).is_file():
-            raise FileNotFoundError(f"no sampled responses at {path}; sample them with: make data")
+            raise FileNotFoundError(
+                f"no sampled responses at {Path(path).resolve()} ({path} seen from {Path.cwd()}); start from the folder "
+                "notebooks/, or sample them with: make data"
+            )
         try:
             return cls(**json.loads(Path(path).read_text()))
         except (json.JSONDecodeError, TypeError) as error:

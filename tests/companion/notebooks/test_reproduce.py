@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import nbformat
 import psutil
@@ -220,6 +221,8 @@ def test_bad_usage_exits_with_2(project, capsys):
         (["--jobs", "0"], "--jobs is 0"),
         (["--timeout", "nan"], "--timeout nan"),
         (["--refresh", "-p", "x", "1"], "leave out -p"),
+        (["--data", "nowhere"], f"there is no folder {Path.cwd() / 'nowhere'}"),
+        (["--notebooks", "nowhere"], f"there is no folder {Path.cwd() / 'nowhere'}"),
     ]:
         with pytest.raises(SystemExit) as stop:
             project.run(*arguments)
