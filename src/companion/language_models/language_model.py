@@ -48,8 +48,8 @@ class Responses:
         """Read what `write` wrote; FileNotFoundError or ValueError say what is wrong with `path`."""
         if not Path(path).is_file():
             raise FileNotFoundError(
-                f"no sampled responses at {Path(path).resolve()} ({path} seen from {Path.cwd()}); start from the folder "
-                "notebooks/, or sample them with: make data"
+                f"no sampled responses at {Path(path).resolve()} ({path} seen from {Path.cwd()}); start from the "
+                "folder notebooks/, or sample them with: make data"
             )
         try:
             return cls(**json.loads(Path(path).read_text()))

@@ -133,6 +133,6 @@ def test_the_main_claims_hold_after_training_from_nothing(tmp_path):
     for key, run in comparisons.named(runs).items():
         then = committed.get(run.name, run.config)
         if on_this_machine(then):
-            assert list(unlike(trained[key].document, then.document, 0.0)) == [], run.name
+            assert list(unlike(trained[key].document, then.document)) == [], run.name
             compared += 1
     print(f"{compared} of {len(runs)} records come from such a machine and are the same, number by number")

@@ -61,13 +61,20 @@ def test_references_are_the_beginnings_of_records_that_came_from_the_same_start(
 
 def test_unlike_by_hand():
     then = {"a": [1.0, None, 200.0], "b": "x"}
-    assert list(replay.unlike(then, then, 0.0)) == []
-    assert list(replay.unlike({"a": [1.0 + 1e-9, None, 200.0], "b": "x"}, then, 0.0)) == ["a[0]: 1.000000001, was 1.0"]
-    near = {"a": [1.0009, None, 200.1], "b": "x"}
-    assert list(replay.unlike(near, then, 1e-3)) == [] and len(list(replay.unlike(near, then, 1e-4))) == 2
-    assert list(replay.unlike({"a": [1.0, 0.0, 200.0], "b": "x"}, then, 1.0)) == ["a[1]: 0.0, was None"]
-    assert list(replay.unlike({"a": [1.0], "b": "x"}, then, 1.0)) == ["a: [1.0], was [1.0, None, 200.0]"]
-    assert list(replay.unlike({"a": then["a"]}, then, 1.0))
+    assert list(replay.unlike(then, then)) == []
+    assert list(replay.unlike({"a": [1.0 + 1e-9, None, 200.0], "b": "x"}, then)) == ["a[0]: 1.000000001, was 1.0"]
+    assert list(replay.unlike({"a": [1.0, 0.0, 200.0], "b": "x"}, then)) == ["a[1]: 0.0, was None"]
+    assert list(replay.unlike({"a": [1.0], "b": "x"}, then)) == ["a: [1.0], was [1.0, None, 200.0]"]
+    assert list(replay.unlike({"a": then["a"]}, then))
+
+
+def test_far_by_hand():
+    then = {"a": [0.5, None, -0.5], "b": ["x"], "e": [{"correct": [1, 0, 99]}], "ratio_max": [3.0]}
+    near = {"a": [0.509, None, -0.51], "b": ["x"], "e": [{"correct": [1, 1, 98]}], "ratio_max": [5.0]}
+    assert list(replay.far(near, then)) == []
+    for change in ({"a": [0.511, None, -0.51]}, {"b": ["y"]}, {"e": [{"correct": [1, 1, 97]}]}, {"a": [0.5]}):
+        (line,) = replay.far(near | change, then)
+        assert line.startswith(next(iter(change)))
 
 
 def test_a_turn_is_one_of_the_other_whole_runs():
@@ -90,7 +97,9 @@ def test_other_instructions_keep_within_the_tolerance(name):
     command = [sys.executable, "-m", "companion.runs.replay", "--only", name, "--jobs", "1"]
     environment = os.environ | {"ATEN_CPU_CAPABILITY": "default"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0 and " near " in done.stdout, done.stdout + done.stderr[-2000:]
+    assert done.returncode == 0 and " near " in done.stdout and " same " not in done.stdout, (
+        done.stdout + done.stderr[-2000:]
+    )
 
 
 def test_a_changed_number_is_named_and_a_changed_default_is_no_reference(tmp_path, capsys, monkeypatch):
