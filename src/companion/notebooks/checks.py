@@ -10,8 +10,7 @@ import nbformat
 import papermill
 from nbformat import NotebookNode
 
-from companion.notebooks.claim_list import CLAIMS
-from companion.notebooks.claims import verdicts
+from companion.notebooks.claims import CLAIMS, verdicts
 
 FIGURE_FILES = (".png", ".pdf", ".csv", ".json")
 ADDED_BY_PAPERMILL = {"injected-parameters", "papermill-error-cell-tag"}

@@ -40,8 +40,7 @@ from companion.notebooks.checks import (
     read_executed,
     read_notebook,
 )
-from companion.notebooks.claim_list import CLAIMS
-from companion.notebooks.claims import verdicts
+from companion.notebooks.claims import CLAIMS, verdicts
 from companion.notebooks.receipts import (
     Result,
     Settings,

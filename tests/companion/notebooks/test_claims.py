@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 
 from companion.notebooks import claims
-from companion.notebooks.claim_list import CLAIMS
-from companion.notebooks.claims import VERDICT_MIME, Verdict, assert_claim, claims_table, verdicts
+from companion.notebooks.claims import CLAIMS, VERDICT_MIME, Verdict, assert_claim, claims_table, read_claims, verdicts
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -47,11 +46,34 @@ def test_every_claim_points_at_things_that_exist(claim):
     notebook = nbformat.read(ROOT / "notebooks" / f"{claim.notebook}.ipynb", 4)
     decided = "\n".join(cell.source for cell in notebook.cells if "assert_claim(" in cell.source)
     assert f'"{claim.id}"' in decided
-    module, name = claim.function.split(".")
-    assert callable(getattr(importlib.import_module(f"entropy_dynamics.{module}"), name))
+    module, _, name = claim.function.rpartition(".")
+    assert callable(getattr(importlib.import_module(module), name))
     file, test = claim.test.split("::")
-    assert re.search(rf"^def {test}\(", (ROOT / "tests" / file).read_text(), re.M)
+    assert re.search(rf"^def {test}\(", (ROOT / "tests" / file).read_text(encoding="utf-8"), re.M)
 
 
 def test_the_readme_shows_the_map_as_generated():
-    assert claims_table() in (ROOT / "README.md").read_text()
+    assert claims_table() in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+HEADER = "id,statement,whose,notebook,function,test\n"
+ROW = "a,It holds,ours,00_demo,m.f,test_m.py::test_f\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "row 1: columns are "),
+        (HEADER.replace("whose", "source") + ROW, "row 1: columns are .*source"),
+        (HEADER.replace("test\n", "test,more\n") + ROW, "row 1: columns are .*more"),
+        (HEADER + ROW + ROW, "row 3: a second claim 'a'"),
+        (HEADER + ROW.replace("ours", " "), "row 2 .*'00_demo'.* none empty"),
+        (HEADER + ROW.replace(",ours", ""), "row 2 .*expected 6 fields"),
+        (HEADER + ROW + "\n", "row 3 .*expected 6 fields"),
+    ],
+)
+def test_a_malformed_list_of_claims_is_refused_and_the_row_named(tmp_path, text, message):
+    path = tmp_path / "claims.csv"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=f"claims.csv, {message}"):
+        read_claims(path)

@@ -14,9 +14,8 @@ import pytest
 from filelock import FileLock
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from companion.notebooks import receipts, reproduce
-from companion.notebooks.claim_list import Claim
-from companion.notebooks.claims import VERDICT_MIME
+from companion.notebooks import checks, receipts, reproduce
+from companion.notebooks.claims import VERDICT_MIME, Claim
 
 PARAMETERS = 'output_dir: str = "../build/scratch"  # figures\nx: int = 1  # a number\npath: str = ""  # a file'
 WRITE_FIGURE = """
@@ -290,7 +289,7 @@ def test_the_key_of_a_run_covers_everything_that_it_depends_on(done, monkeypatch
     outside.write_text("1")
     package = tmp_path_factory.mktemp("package")
     (package / "a.py").write_text("x = 1")
-    monkeypatch.setattr(receipts, "PACKAGE", package)
+    monkeypatch.setattr(receipts, "PACKAGES", package)
     monkeypatch.setattr(receipts, "library_versions", lambda: versions)
     versions = {"torch": "1"}
     (done.root / "data" / "a.txt").write_text("1")
