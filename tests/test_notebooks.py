@@ -67,7 +67,7 @@ def test_every_cell_ran_in_order_without_error_or_warning(notebook):
 def test_committed_outputs_are_free_of_their_run(path, notebook):
     assert not any("papermill" in cell.metadata for cell in notebook.cells)
     assert not any("injected-parameters" in cell.metadata.get("tags", []) for cell in notebook.cells)
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     places = {str(ROOT), str(Path.home()), tempfile.gettempdir(), sys.prefix, "file://"} - {"/"}
     assert not [place for place in places if place in text]
 

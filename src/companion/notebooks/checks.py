@@ -45,18 +45,19 @@ def read_notebook(path: Path, parameters: Mapping[str, Any]) -> NotebookNode:
     if len(tagged) != 1:
         raise NotebookProblem(path.stem, f"has {len(tagged)} cells tagged 'parameters', expected 1")
     known = default_parameters(path)
-    if unknown := [name for name in parameters if name not in known]:
+    if unknown := [name for name in (*parameters, "output_dir") if name not in known]:
         problem = f"unknown parameter {', '.join(map(repr, unknown))}; this notebook knows {', '.join(known)}"
-        raise NotebookProblem(path.stem, problem, tagged[0], notebook.cells[tagged[0]].source)
-    if "output_dir" not in known:
-        problem = "has no parameter output_dir, the folder that its figures go to"
         raise NotebookProblem(path.stem, problem, tagged[0], notebook.cells[tagged[0]].source)
     return notebook
 
 
-def read_executed(path: Path) -> NotebookNode:
+def read_executed(path: Path, *, ended_by: str | None = None) -> NotebookNode:
     """The notebook that papermill wrote to `path`, without the cells that papermill added: indices are the source's."""
-    notebook = nbformat.read(path, as_version=4)
+    try:
+        notebook = nbformat.read(path, as_version=4)
+    except (OSError, ValueError) as error:  # killed before its first write, or in the middle of one
+        unreadable = f"left no readable notebook ({type(error).__name__}: {error})"
+        raise NotebookProblem(path.stem, ended_by or unreadable) from error
     notebook.cells = [cell for cell in notebook.cells if not ADDED_BY_PAPERMILL & set(cell.metadata.get("tags", []))]
     return notebook
 
@@ -68,15 +69,18 @@ def default_parameters(path: Path) -> dict[str, str]:
 
 def declared_artifacts(notebook: NotebookNode) -> dict[str, int]:
     """File name -> index of the cell that declares it, by a tag figure:NAME or artifact:FILE."""
-    artifacts = {}
-    for index, cell in enumerate(notebook.cells):
-        for tag in cell.metadata.get("tags", []):
-            kind, _, name = tag.partition(":")
-            if kind == "figure":
-                artifacts.update({name + suffix: index for suffix in FIGURE_FILES})
-            elif kind == "artifact":
-                artifacts[name] = index
-    return artifacts
+    figures = {name + end: index for name, index in tagged(notebook, "figure:").items() for end in FIGURE_FILES}
+    return figures | tagged(notebook, "artifact:")
+
+
+def tagged(notebook: NotebookNode, prefix: str) -> dict[str, int]:
+    """The rest of each tag that begins with `prefix` -> index of its cell."""
+    return {
+        tag.removeprefix(prefix): index
+        for index, cell in enumerate(notebook.cells)
+        for tag in cell.metadata.get("tags", [])
+        if tag.startswith(prefix)
+    }
 
 
 def check_run(notebook: NotebookNode, stem: str, artifacts: Path, *, ended_by: str | None) -> None:
@@ -109,7 +113,7 @@ def check_run(notebook: NotebookNode, stem: str, artifacts: Path, *, ended_by: s
             raise problem(index, f"did not write {name}")
         if name.endswith(".json"):
             try:
-                json.loads(file.read_text())
+                json.loads(file.read_text(encoding="utf-8"))
             except ValueError as error:
                 raise problem(index, f"wrote an unreadable {name} ({error})") from error
     reached = set()

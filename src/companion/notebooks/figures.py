@@ -27,9 +27,9 @@ def save_figure(figure: Figure, name: str, data: pd.DataFrame, *, title: str, al
     figure.savefig(folder / f"{name}.png", metadata={"Software": None})
     figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
     plt.close(figure)
-    data.to_csv(folder / f"{name}.csv", index=False, float_format="%.10g")
+    data.to_csv(folder / f"{name}.csv", index=False, float_format="%.10g", encoding="utf-8")
     caption = f"**Figure `{name}`.** {title} *Alt text: {alt}*"
     record = {"name": name, "title": title, "alt": alt, "caption": f"{title} {alt}"}
-    (folder / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
+    (folder / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     display(Image(data=(folder / f"{name}.png").read_bytes(), alt=alt, width=int(figure.get_figwidth() * 100)))
     display(Markdown(caption))

@@ -15,7 +15,7 @@ from nbformat import NotebookNode
 from companion.files import sha256, write_atomically
 from companion.provenance import library_versions
 
-PACKAGES = [Path(__file__).parents[2] / name for name in ("entropy_dynamics", "companion")]
+PACKAGES = Path(__file__).parents[2]  # the library and the companion
 RECEIPT_FIELDS = {"key", "config", "seconds", "verdicts", "figures", "made_by", "artifacts"}
 
 
@@ -30,15 +30,8 @@ class Settings:
     timeout: float
     force: bool
 
-    @property
-    def figures(self) -> Path:
-        return self.build / "figures"
-
     def receipt(self, stem: str) -> Path:
         return self.build / "receipts" / f"{stem}.json"
-
-    def executed(self, stem: str) -> Path:
-        return self.build / "notebooks" / f"{stem}.ipynb"
 
     def failed(self, stem: str) -> Path:
         return self.build / "notebooks" / f"{stem}.error.ipynb"
@@ -61,26 +54,25 @@ def run_key(notebook: NotebookNode, settings: Settings) -> str:
     named = [settings.notebooks / value for value in settings.parameters.values() if isinstance(value, str) and value]
     inputs = {
         "cells": cells,
-        "files": [_hashes(path) for path in (*PACKAGES, settings.data, *named)],
+        "files": [_hashes(PACKAGES, "*.py", "*.csv"), _hashes(settings.data), *map(_hashes, named)],
         "parameters": dict(settings.parameters),
         "versions": library_versions(),
     }
     return hashlib.sha256(json.dumps(inputs, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _hashes(path: Path) -> list[tuple[str, str]]:
+def _hashes(path: Path, *patterns: str) -> list[tuple[str, str]]:
     """Relative name and hash of a file, or of every file below a folder; empty if there is neither."""
     if path.is_file():
         return [("", sha256(path))]
-    found = path.rglob("*") if path.is_dir() else ()
-    files = sorted(file for file in found if file.is_file() and file.suffix != ".pyc")
+    files = sorted(file for pattern in patterns or ["*"] for file in path.rglob(pattern) if file.is_file())
     return [(file.relative_to(path).as_posix(), sha256(file)) for file in files]
 
 
 def read_receipt(stem: str, settings: Settings) -> dict | None:
     """What the last good run of a notebook left; None if there is none or it is damaged."""
     try:
-        receipt = json.loads(settings.receipt(stem).read_text())
+        receipt = json.loads(settings.receipt(stem).read_text(encoding="utf-8"))
         return receipt if receipt.keys() >= RECEIPT_FIELDS else None
     except (OSError, ValueError, AttributeError):
         return None
@@ -91,11 +83,15 @@ def is_intact(artifacts: Mapping[str, str], build: Path) -> bool:
     return all((build / name).is_file() and sha256(build / name) == digest for name, digest in artifacts.items())
 
 
+def receipts(settings: Settings) -> dict[str, dict]:
+    """The receipts of all good runs by notebook."""
+    stems = sorted(path.stem for path in (settings.build / "receipts").glob("*.json"))
+    return {stem: receipt for stem in stems if (receipt := read_receipt(stem, settings))}
+
+
 def artifacts_on_record(settings: Settings) -> dict[str, str]:
     """Name and hash of every file that a receipt vouches for."""
-    stems = sorted(path.stem for path in (settings.build / "receipts").glob("*.json"))
-    receipts = [read_receipt(stem, settings) for stem in stems]
-    return {name: digest for receipt in receipts if receipt for name, digest in receipt["artifacts"].items()}
+    return {name: digest for receipt in receipts(settings).values() for name, digest in receipt["artifacts"].items()}
 
 
 def forget_removed_notebooks(settings: Settings) -> None:
@@ -110,21 +106,18 @@ def write_manifest(results: list[Result], settings: Settings) -> None:
 
     A notebook that failed now is listed with that status and, as `last_good`, with what its last good run left.
     """
-    this_time = {result.stem: result for result in results}
-    stems = {path.stem for path in (settings.build / "receipts").glob("*.json")}
-    notebooks, figures, artifacts = {}, [], {}
-    for stem in sorted(stems | this_time.keys()):
-        result, receipt = this_time.get(stem), read_receipt(stem, settings)
-        if receipt:
-            artifacts |= receipt.pop("artifacts")
-            files = (
-                {"notebook": stem, "files": f"figures/{figure['name']}.*", **figure} for figure in receipt["figures"]
-            )
-            figures.extend(files)
-        if result and result.status == "failed":
-            notebooks[stem] = {"status": "failed", "problem": result.problem, "last_good": receipt}
+    good, figures, artifacts = receipts(settings), [], {}
+    for stem, receipt in good.items():
+        artifacts |= receipt.pop("artifacts")
+        for figure in receipt["figures"]:
+            figures.append({"notebook": stem, "files": f"figures/{figure['name']}.*", **figure})
+    notebooks = {stem: {"status": "not selected", **receipt} for stem, receipt in good.items()}
+    for result in results:
+        if result.status == "failed":
+            last_good = good.get(result.stem)
+            notebooks[result.stem] = {"status": "failed", "problem": result.problem, "last_good": last_good}
         else:
-            notebooks[stem] = {"status": result.status if result else "not selected", **(receipt or {})}
+            notebooks[result.stem]["status"] = result.status
     manifest = {"notebooks": notebooks, "artifacts": artifacts}
     settings.build.mkdir(parents=True, exist_ok=True)
     write_atomically(settings.build / "figures.json", json.dumps(figures, indent=1) + "\n")
@@ -134,7 +127,7 @@ def write_manifest(results: list[Result], settings: Settings) -> None:
 def problems_of_build(build: Path) -> list[str]:
     """What speaks against build/: files missing or unlike the manifest, failed notebooks, nothing at all."""
     try:
-        manifest = json.loads((build / "manifest.json").read_text())
+        manifest = json.loads((build / "manifest.json").read_text(encoding="utf-8"))
         artifacts, notebooks = manifest["artifacts"], manifest["notebooks"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         return [f"no readable manifest in {build} ({type(error).__name__}: {error}); run the notebooks first"]

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import nbformat
 import psutil
@@ -26,7 +25,7 @@ for suffix in ("png", "pdf", "csv"):
     (folder / f"dot.{suffix}").write_text(f"x is {x}")
 (folder / "dot.json").write_text(json.dumps({"name": "dot", "title": "t", "alt": "a", "caption": "t a"}))
 """
-CLAIM = Claim("demo", "A demonstration", "ours", "00_demo", "x.main", "test_x.py::test_x")
+CLAIM = Claim("demo", "A demonstration", "ours", "00_demo", "reproduce.main", "test_reproduce.py::test_x")
 
 
 def code(source, *tags):
@@ -221,8 +220,6 @@ def test_bad_usage_exits_with_2(project, capsys):
         (["--jobs", "0"], "--jobs is 0"),
         (["--timeout", "nan"], "--timeout nan"),
         (["--refresh", "-p", "x", "1"], "leave out -p"),
-        (["--data", "nowhere"], f"there is no folder {Path.cwd() / 'nowhere'}"),
-        (["--notebooks", "nowhere"], f"there is no folder {Path.cwd() / 'nowhere'}"),
     ]:
         with pytest.raises(SystemExit) as stop:
             project.run(*arguments)
@@ -243,6 +240,15 @@ def test_bad_usage_exits_with_2(project, capsys):
     with pytest.raises(SystemExit):
         project.run()
     assert "00_demo and 01_demo both declare dot.png" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["notebooks", "data"])
+def test_a_folder_that_does_not_exist_is_named_in_full(project, capsys, monkeypatch, name):
+    monkeypatch.chdir(project.root)
+    with pytest.raises(SystemExit) as stop:
+        project.run(f"--{name}", "nowhere")
+    assert stop.value.code == 2
+    assert f"--{name}: there is no folder {project.root / 'nowhere'}" in capsys.readouterr().err
 
 
 def test_two_runs_do_not_share_a_build_folder(done, capsys):
@@ -292,7 +298,7 @@ def test_the_key_of_a_run_covers_everything_that_it_depends_on(done, monkeypatch
     outside.write_text("1")
     package = tmp_path_factory.mktemp("package")
     (package / "a.py").write_text("x = 1")
-    monkeypatch.setattr(receipts, "PACKAGES", [package])
+    monkeypatch.setattr(receipts, "PACKAGES", package)
     monkeypatch.setattr(receipts, "library_versions", lambda: versions)
     versions = {"torch": "1"}
     (done.root / "data" / "a.txt").write_text("1")
@@ -306,6 +312,7 @@ def test_the_key_of_a_run_covers_everything_that_it_depends_on(done, monkeypatch
     keys = [key()]
     for change in (
         lambda: (package / "a.py").write_text("x = 2"),
+        lambda: (package / "claims.csv").write_text("1"),
         lambda: (done.root / "data" / "a.txt").rename(done.root / "data" / "b.txt"),
         lambda: outside.write_text("2"),
         lambda: versions.update(torch="2"),
@@ -355,6 +362,14 @@ def test_what_papermill_lets_through_is_a_problem(project, tmp_path):
     assert "did not write table.csv" in problem(executed(shows(True), code("x", "artifact:table.csv")))
     (tmp_path / "table.json").write_text("{")
     assert "unreadable table.json" in problem(executed(shows(True), code("x", "artifact:table.json")))
+
+
+def test_a_notebook_cut_off_in_the_middle_of_a_write_is_a_problem(tmp_path):
+    (tmp_path / "00_demo.ipynb").write_text('{"cells": [')
+    with pytest.raises(checks.NotebookProblem, match="00_demo: left no readable notebook"):
+        checks.read_executed(tmp_path / "00_demo.ipynb")
+    with pytest.raises(checks.NotebookProblem, match="00_demo: exceeded"):
+        checks.read_executed(tmp_path / "00_demo.ipynb", ended_by="exceeded")
 
 
 def test_refresh_never_overwrites_what_was_edited_meanwhile(done, capsys, monkeypatch):
@@ -412,17 +427,71 @@ def test_artifacts_that_are_no_longer_made_are_removed(done):
     assert not list((done.build / "figures").iterdir())
 
 
-def test_termination_ends_the_kernel_and_keeps_earlier_results(done):
-    before = done.files()
-    pid_file = done.root / "pid"
-    source = f"import os, time, pathlib\npathlib.Path({str(pid_file)!r}).write_text(str(os.getpid()))\ntime.sleep(100)"
-    done.write(code(source))
-    command = [sys.executable, "-m", "companion.notebooks.reproduce", *done.arguments()]
+def start(project, source):
+    """Start the runner on a notebook that is never done; returns it and, once there, the pids that `source` leaves."""
+    pid_file = project.root / "pids"
+    project.write(code(f"import os, pathlib\npids = pathlib.Path({str(pid_file)!r})\n{source}"))
+    command = [sys.executable, "-m", "companion.notebooks.reproduce", *project.arguments()]
     run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     while not (pid_file.is_file() and pid_file.read_text()) and time.monotonic() < deadline:
         time.sleep(0.2)
+    return run, [int(pid) for pid in pid_file.read_text().split()]
+
+
+def test_termination_ends_the_kernel_and_keeps_earlier_results(done):
+    before = done.files()
+    run, (kernel,) = start(done, "import time\npids.write_text(str(os.getpid()))\ntime.sleep(100)")
     os.kill(run.pid, signal.SIGTERM)
     assert run.wait(30) == 143
-    assert not is_alive(int(pid_file.read_text()))
+    assert not is_alive(kernel)
     assert done.files() == before
+
+
+def test_nothing_survives_a_runner_that_is_killed_and_the_next_run_is_good(done):
+    # The regular expression takes ages and never lets go of the interpreter: the kernel cannot end itself.
+    source = """
+import re, subprocess
+sleeper = subprocess.Popen(["sleep", "100"])
+pids.write_text(f"{os.getpid()} {sleeper.pid}")
+re.match("(a|a)*b", "a" * 60)
+"""
+    before = done.files()
+    run, pids = start(done, source)
+    started = [process.pid for process in psutil.Process(run.pid).children(recursive=True)]
+    assert set(pids) < set(started)
+    os.kill(run.pid, signal.SIGKILL)
+    run.wait()
+    deadline = time.monotonic() + 20
+    while any(map(is_alive, started)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not any(map(is_alive, started))
+    left = list((done.build / "staging").iterdir())
+    assert len(left) == 1 and {name for name in done.files() if not name.startswith("staging")} == set(before)
+    done.write(*GOOD)
+    assert done.run("--force") == 0
+    assert not list((done.build / "staging").iterdir())
+
+
+def test_a_run_stages_in_a_folder_that_no_other_run_has(project):
+    folders = []
+    for _ in range(2):
+        project.write(code("print(output_dir)"), code(verdict(True)))
+        assert project.run("--force") == 0
+        notebook = nbformat.read(project.build / "notebooks" / "00_demo.ipynb", 4)
+        folders.append(next(o.text for c in notebook.cells for o in c.get("outputs", []) if "text" in o))
+    assert folders[0] != folders[1] and all("/staging/" in folder for folder in folders)
+
+
+def test_text_is_utf_8_whatever_the_locale(project):
+    figure = WRITE_FIGURE.replace('"title": "t"', '"title": "Ĥ"').replace(
+        "json.dumps(", "json.dumps(ensure_ascii=False, obj="
+    )
+    project.write(code(figure, "figure:dot"), code("print('∂H/∂z')"))
+    (project.root / "README.md").write_text("Ĥ ![dot](notebooks/figures/dot.png)", encoding="utf-8")
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-m", "companion.notebooks.reproduce", *project.arguments("--refresh", "--only", "00")]
+    run = subprocess.run(command, env={**os.environ, **plain}, capture_output=True)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "∂H/∂z" in (project.root / "notebooks" / "00_demo.ipynb").read_text(encoding="utf-8")
+    assert project.receipt()["figures"][0]["title"] == "Ĥ"

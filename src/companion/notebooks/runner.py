@@ -1,0 +1,101 @@
+"""Run notebooks, check what they made and claimed, and move good results into build/.
+
+A notebook runs in a staging folder that no other run ever has. Only when every check has passed are its figures, the
+executed notebook and last its receipt moved into place, so that a failure leaves earlier good results as they were.
+"""
+
+import asyncio
+import hashlib
+import json
+import os
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from nbformat import NotebookNode
+
+from companion.files import sha256, write_atomically
+from companion.notebooks import checks
+from companion.notebooks.checks import NotebookProblem
+from companion.notebooks.claims import verdicts
+from companion.notebooks.execute import execute
+from companion.notebooks.receipts import Result, Settings, is_intact, read_receipt, run_key
+from companion.provenance import provenance
+
+
+def run_all(paths: list[Path], settings: Settings, jobs: int) -> list[Result]:
+    """Run the notebooks, `jobs` at a time; one that cannot be run becomes a failed result.
+
+    Ctrl-C or an exception from a signal handler ends the kernels that run and starts no more.
+    """
+
+    async def all_of_them() -> list[Result]:
+        free = asyncio.Semaphore(jobs)
+
+        async def attempt(line: int, path: Path) -> Result:
+            async with free:
+                try:
+                    return await run_notebook(path, settings, line)
+                except (NotebookProblem, OSError) as error:  # a full disk must not end the other notebooks
+                    problem = error if isinstance(error, NotebookProblem) else NotebookProblem(path.stem, repr(error))
+                    return Result(path.stem, "failed", 0.0, str(problem))
+
+        return await asyncio.gather(*(attempt(line, path) for line, path in enumerate(paths)))
+
+    return asyncio.run(all_of_them())
+
+
+async def run_notebook(path: Path, settings: Settings, line: int = 0) -> Result:
+    """Run, check and install one notebook, unless a receipt vouches that this would change nothing."""
+    stem, failed, start = path.stem, settings.failed(path.stem), time.monotonic()
+    for leftover in (failed, failed.with_suffix(".log")):
+        leftover.unlink(missing_ok=True)
+    key = run_key(checks.read_notebook(path, settings.parameters), settings)
+    receipt = read_receipt(stem, settings)
+    if not settings.force and receipt and receipt["key"] == key and is_intact(receipt["artifacts"], settings.build):
+        return Result(stem, "unchanged", receipt["seconds"], verdicts=tuple(receipt["verdicts"]))
+    for name in ("staging", "figures", "notebooks", "receipts"):
+        (settings.build / name).mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f"{stem}-", dir=settings.build.resolve() / "staging") as folder:
+        staging = Path(folder)  # laid out as build/ is
+        executed, figures = staging / "notebooks" / path.name, staging / "figures"
+        executed.parent.mkdir()
+        figures.mkdir()
+        parameters = {**settings.parameters, "output_dir": str(figures)}
+        ended_by = await execute(path, executed, parameters, settings.timeout, line)
+        seconds = round(time.monotonic() - start, 1)
+        reached: tuple[dict, ...] = ()
+        try:
+            notebook = checks.read_executed(executed, ended_by=ended_by)
+            reached = tuple(asdict(verdict) for verdict in verdicts(notebook))
+            checks.check_run(notebook, stem, figures, ended_by=ended_by)
+        except NotebookProblem as problem:
+            os.replace(executed.with_suffix(".log"), failed.with_suffix(".log"))
+            if executed.is_file():
+                os.replace(executed, failed)
+            return Result(stem, "failed", seconds, str(problem), reached)
+        facts = {"key": key, "seconds": seconds, "verdicts": reached}
+        _install(path, notebook, staging, facts, settings)
+    return Result(stem, "ok", seconds, verdicts=reached)
+
+
+def _install(path: Path, notebook: NotebookNode, staging: Path, facts: dict, settings: Settings) -> None:
+    """Move checked results into place; the receipt, written last, vouches for them."""
+    artifacts = [f"notebooks/{path.name}", *(f"figures/{name}" for name in checks.declared_artifacts(notebook))]
+    figures = [staging / "figures" / f"{name}.json" for name in checks.tagged(notebook, "figure:")]
+    values = checks.default_parameters(path) | dict(settings.parameters)
+    config = {name: str(value) for name, value in values.items()}
+    receipt = {
+        **facts,
+        "config": config,
+        "config_sha256": hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest(),
+        "seed": config.get("seed"),
+        "figures": [json.loads(file.read_text(encoding="utf-8")) for file in figures],
+        "made_by": provenance(),
+        "artifacts": {name: sha256(staging / name) for name in artifacts},
+    }
+    settings.receipt(path.stem).unlink(missing_ok=True)
+    for name in artifacts:
+        os.replace(staging / name, settings.build / name)
+    write_atomically(settings.receipt(path.stem), json.dumps(receipt, indent=1, sort_keys=True) + "\n")
