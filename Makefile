@@ -8,7 +8,7 @@ SCORER_WHEEL := reasoning-gym==0.1.25
 .PHONY: figures test test-all lint unit alone nbval replay notebooks tables retrain lab bench paper-scale real data clean
 
 figures: .venv/ready  ## run the notebooks with papermill; figures, tables and manifest go to build/
-	$(BIN)/python -m companion.notebooks.reproduce
+	$(BIN)/python -m companion.runner.reproduce
 
 test: lint alone unit figures nbval replay  ## everything that takes less than half an hour
 
@@ -27,7 +27,7 @@ alone: .venv-alone/ready  ## the library's tests where there is torch alone
 	.venv-alone/bin/python -m pytest tests/entropy_dynamics
 
 nbval: .venv/ready  ## run the notebooks again and compare with their committed outputs
-	$(BIN)/python -m companion.notebooks.reproduce --check
+	$(BIN)/python -m companion.runner.reproduce --check
 	$(BIN)/python -m pytest -n 2 --dist loadscope --timeout 900 --nbval notebooks
 
 replay: .venv/ready  ## short runs of every kind, late ones of every rule, made again and compared (RENEW=1: kept as the new ones)
@@ -35,7 +35,7 @@ replay: .venv/ready  ## short runs of every kind, late ones of every rule, made 
 
 notebooks: .venv/ready tables  ## refresh the committed outputs and the README's tables and pictures
 	$(BIN)/python -m companion.notebooks.readme
-	$(BIN)/python -m companion.notebooks.reproduce --refresh
+	$(BIN)/python -m companion.runner.reproduce --refresh
 
 tables: .venv/ready  ## the tidy tables of data/ from the records
 	$(BIN)/python -m companion.reports.release --tables

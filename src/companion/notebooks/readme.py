@@ -26,7 +26,7 @@ def with_parts(text: str, parts: Mapping[str, str]) -> str:
 
 def main() -> None:
     readme = Path("README.md")
-    write_atomically(readme, with_parts(readme.read_text(), generated(readme.parent)))
+    write_atomically(readme, with_parts(readme.read_text(encoding="utf-8"), generated(readme.parent)))
 
 
 if __name__ == "__main__":

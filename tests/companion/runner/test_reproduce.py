@@ -14,8 +14,8 @@ import pytest
 from filelock import FileLock
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from companion.notebooks import checks, receipts, reproduce
 from companion.notebooks.claims import VERDICT_MIME, Claim
+from companion.runner import checks, receipts, reproduce
 
 PARAMETERS = 'output_dir: str = "../build/scratch"  # figures\nx: int = 1  # a number\npath: str = ""  # a file'
 WRITE_FIGURE = """
@@ -431,7 +431,7 @@ def start(project, source):
     """Start the runner on a notebook that is never done; returns it and, once there, the pids that `source` leaves."""
     pid_file = project.root / "pids"
     project.write(code(f"import os, pathlib\npids = pathlib.Path({str(pid_file)!r})\n{source}"))
-    command = [sys.executable, "-m", "companion.notebooks.reproduce", *project.arguments()]
+    command = [sys.executable, "-m", "companion.runner.reproduce", *project.arguments()]
     run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     while not (pid_file.is_file() and pid_file.read_text()) and time.monotonic() < deadline:
@@ -490,7 +490,7 @@ def test_text_is_utf_8_whatever_the_locale(project):
     project.write(code(figure, "figure:dot"), code("print('∂H/∂z')"))
     (project.root / "README.md").write_text("Ĥ ![dot](notebooks/figures/dot.png)", encoding="utf-8")
     plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    command = [sys.executable, "-m", "companion.notebooks.reproduce", *project.arguments("--refresh", "--only", "00")]
+    command = [sys.executable, "-m", "companion.runner.reproduce", *project.arguments("--refresh", "--only", "00")]
     run = subprocess.run(command, env={**os.environ, **plain}, capture_output=True)
     assert run.returncode == 0, run.stdout + run.stderr
     assert "∂H/∂z" in (project.root / "notebooks" / "00_demo.ipynb").read_text(encoding="utf-8")

@@ -8,8 +8,8 @@ import nbformat
 from nbformat import NotebookNode
 
 from companion.files import write_atomically
-from companion.notebooks.checks import NotebookProblem, read_executed, read_notebook
-from companion.notebooks.receipts import Settings, read_receipt, run_key
+from companion.runner.checks import NotebookProblem, read_executed, read_notebook
+from companion.runner.receipts import Settings, read_receipt, run_key
 
 
 def refresh_committed(paths: list[Path], settings: Settings) -> None:

@@ -16,12 +16,12 @@ from pathlib import Path
 import yaml
 from filelock import FileLock, Timeout
 
-from companion.notebooks import receipts
-from companion.notebooks.checks import NotebookProblem, declared_artifacts, read_notebook
 from companion.notebooks.claims import CLAIMS, Claim
-from companion.notebooks.receipts import Result, Settings
-from companion.notebooks.refresh import refresh_committed
-from companion.notebooks.runner import run_all
+from companion.runner import receipts
+from companion.runner.checks import NotebookProblem, declared_artifacts, read_notebook
+from companion.runner.receipts import Result, Settings
+from companion.runner.refresh import refresh_committed
+from companion.runner.runner import run_all
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    name = "python -m companion.notebooks.reproduce"
+    name = "python -m companion.runner.reproduce"
     parser = argparse.ArgumentParser(prog=name, description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", metavar="NAME", help="notebooks by name or beginning, such as 02")
     parser.add_argument("-p", dest="parameters", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))

@@ -16,12 +16,12 @@ from pathlib import Path
 from nbformat import NotebookNode
 
 from companion.files import sha256, write_atomically
-from companion.notebooks import checks
-from companion.notebooks.checks import NotebookProblem
 from companion.notebooks.claims import verdicts
-from companion.notebooks.execute import execute
-from companion.notebooks.receipts import Result, Settings, is_intact, read_receipt, run_key
 from companion.provenance import provenance
+from companion.runner import checks
+from companion.runner.checks import NotebookProblem
+from companion.runner.execute import execute
+from companion.runner.receipts import Result, Settings, is_intact, read_receipt, run_key
 
 
 def run_all(paths: list[Path], settings: Settings, jobs: int) -> list[Result]:

@@ -1,6 +1,6 @@
 """One notebook run by papermill, in a process of its own that leaves nothing alive.
 
-`execute` is the runner's side; `python -m companion.notebooks.execute` is the process. Its standard input is a pipe
+`execute` is the runner's side; `python -m companion.runner.execute` is the process. Its standard input is a pipe
 that only the runner holds: when the runner is gone, even by kill -9, the pipe ends and the process kills its kernel.
 """
 
