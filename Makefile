@@ -12,7 +12,7 @@ figures: .venv/ready  ## run the notebooks with papermill; figures, tables and m
 
 test: lint alone unit figures nbval replay  ## everything that takes less than half an hour
 
-test-all: .venv/ready  ## what is slow: training from nothing with three seeds, and mutants that replay must notice
+test-all: .venv/ready  ## what is slow: training from nothing with five seeds, and mutants that replay must notice
 	$(BIN)/python -m pytest -m slow -s --timeout 3000 tests
 
 lint: .venv/ready  ## style, and which room may import which
