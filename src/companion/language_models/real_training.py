@@ -1,6 +1,6 @@
 """GRPO on a real language model through TRL, with Clip_B, Clip_V and the random mask, one arm and seed a run.
 
-    python -m companion.language_models.real_training --arm clip_b --seed 0
+    python -m companion.language_models.real_training --arm Clip_B --seed 0
 
 trains on arithmetic and writes a record with its command, versions and hardware. The
 defaults suit an accelerator; data/runs has what a CPU can do.

@@ -51,7 +51,7 @@ class Catalogue:
         changes = differences(dump(config), dump(self.configs[alike[0]]))
         if alike[0] != name:
             changes = {path: value for path, value in changes.items() if path.rpartition(".")[2] != "seed"}
-        words = [slug(f"{path} {value}") for path, (value, _) in changes.items()]
+        words = [slug(f"{path} {value}"[:60]) for path, (value, _) in changes.items()]  # a file name has its limits
         return f"{name}-with-{'-'.join(words)}" if words else name
 
 

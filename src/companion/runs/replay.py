@@ -147,7 +147,7 @@ def far(now: Any, then: Any, path: str = "") -> Iterator[str]:
     if isinstance(now, dict) and isinstance(then, dict) and now.keys() == then.keys():
         for name in then.keys() - EXTREMES:
             yield from far(now[name], then[name], f"{path}.{name}".lstrip("."))
-    elif isinstance(then, list) and then and isinstance(then[0], dict | list):
+    elif isinstance(then, list) and then and isinstance(then[0], dict | list) and len(now) == len(then):
         for number, (a, b) in enumerate(zip(now, then)):
             yield from far(a, b, f"{path}[{number}]")
     elif _is_far(*([x] if not isinstance(x, list) else x for x in (now, then))):
@@ -158,7 +158,7 @@ def _is_far(now: list, then: list) -> bool:
     if len(now) != len(then) or not all(isinstance(x, int | float) for x in [*now, *then] if x is not None):
         return now != then
     pairs = [(a or 0.0, b or 0.0) for a, b in zip(now, then)]
-    return sum(abs(a - b) for a, b in pairs) > TOLERANCE * sum(abs(b) for _, b in pairs)
+    return not sum(abs(a - b) for a, b in pairs) <= TOLERANCE * sum(abs(b) for _, b in pairs)  # NaN is far
 
 
 def check(run: Run, store: Store) -> tuple[str, list[str], float]:

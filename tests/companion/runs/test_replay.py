@@ -72,9 +72,16 @@ def test_far_by_hand():
     then = {"a": [0.5, None, -0.5], "b": ["x"], "e": [{"correct": [1, 0, 99]}], "ratio_max": [3.0]}
     near = {"a": [0.509, None, -0.51], "b": ["x"], "e": [{"correct": [1, 1, 98]}], "ratio_max": [5.0]}
     assert list(replay.far(near, then)) == []
-    for change in ({"a": [0.511, None, -0.51]}, {"b": ["y"]}, {"e": [{"correct": [1, 1, 97]}]}, {"a": [0.5]}):
+    for change in (
+        {"a": [0.511, None, -0.51]},
+        {"b": ["y"]},
+        {"e": [{"correct": [1, 1, 97]}]},
+        {"a": [0.5]},
+        {"e": []},
+    ):
         (line,) = replay.far(near | change, then)
         assert line.startswith(next(iter(change)))
+    assert list(replay.far({"a": [float("nan")]}, {"a": [1.0]}))
 
 
 def test_a_turn_is_one_of_the_other_whole_runs():
