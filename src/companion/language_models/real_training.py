@@ -229,11 +229,11 @@ def name_of(config: RealTraining) -> str:
 
 def write(document: dict[str, Any], folder: Path, *, name: str, config: BaseModel, command: str) -> Path:
     """Write a record of a run, or of the measured formats, below a folder; returns its file."""
-    path, document = folder / f"{name}.json", {key: value for key, value in document.items() if key != "config"}
-    origin = {"command": command, **provenance()}
-    write_record(
-        path, Record(document, {}, origin), name=name, kind=type(config).__name__, config=config.model_dump(mode="json")
-    )
+    path, settings = folder / f"{name}.json", config.model_dump(mode="json")
+    if path.is_file() and read(folder, name)["config"] != settings:
+        raise FileExistsError(f"{path.resolve()} has a run with other settings; move it away or pass another --output")
+    record = Record({k: v for k, v in document.items() if k != "config"}, {}, {"command": command, **provenance()})
+    write_record(path, record, name=name, kind=type(config).__name__, config=settings)
     return path
 
 
@@ -242,6 +242,8 @@ def read(folder: Path, name: str) -> dict[str, Any]:
     path = folder / f"{name}.json"
     try:
         record, head = read_record(path)
+        if head["name"] != name:
+            raise ValueError(f"it is the record {head['name']}")
         return {"config": head["config"], **record.document}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path.resolve()} is damaged: {error}") from error

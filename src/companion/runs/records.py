@@ -26,7 +26,6 @@ from companion.record import Record, checksum
 from companion.runs.store import Store
 
 LIBRARIES = ("torch", "transformers", "numpy")  # whose versions can change a number
-SECONDS = 45.0  # of one core for a run of which no record tells
 _log = logging.getLogger(__name__)
 Config = WarmStart | Experiment | Probe | Anatomy | LanguageModelAnatomy
 
@@ -105,7 +104,7 @@ def run_all(runs: Sequence[Run], store: Store, *, jobs: int = 2, minutes: float 
     again.
 
     Args:
-        minutes: how long training may take, by the seconds that alike records took.
+        minutes: how long training may take; see `expected_seconds`.
 
     Raises:
         MissingRecords: it would take longer; nothing was trained.
@@ -119,7 +118,8 @@ def run_all(runs: Sequence[Run], store: Store, *, jobs: int = 2, minutes: float 
     if missing:
         starts = {run.start.name: run.start for run in missing.values() if run.start}
         starts = [start for start in starts.values() if store.get(start.name, start.config) is None]
-        expected = sum(map(expected_seconds(found), [*starts, *missing.values()])) / 60 / max(1, jobs)
+        expected = sum(expected_seconds(run.config) for run in [*starts, *missing.values()]) / 60
+        expected /= max(1, min(jobs, len(missing)))
         words = f"{len(missing)} of {len({run.name for run in runs})} runs have no record, {min(missing)} among them"
         if expected > minutes:
             raise MissingRecords(
@@ -133,17 +133,17 @@ def run_all(runs: Sequence[Run], store: Store, *, jobs: int = 2, minutes: float 
     return [found.get(run.name) or load_or_run(run, store) for run in runs]
 
 
-def expected_seconds(found: dict[str, Record]):
-    """A guess for each run from the records of the same arm, the same comparison, or all."""
-
-    def seconds(run: Run) -> float:
-        folders = (run.name.rpartition("/")[0], run.name.partition("/")[0], "")
-        for folder in folders:
-            if took := [r.made_by["seconds"] for name, r in found.items() if name.startswith(folder)]:
-                return sum(took) / len(took)
-        return 2 * SECONDS if isinstance(run.config, WarmStart) else SECONDS
-
-    return seconds
+def expected_seconds(config: Config) -> float:
+    """About how long a run takes on one core of the machines that the records come from."""
+    if isinstance(config, WarmStart):
+        return 0.09 * config.steps
+    if isinstance(config, LanguageModelAnatomy):
+        return 90.0 * len(config.batches)
+    if isinstance(config, Experiment):
+        evaluations = len(config.evaluation_sizes) * len(config.evaluation_temperatures)
+        responses = config.steps * config.prompts * config.group_size
+        return 0.04 * config.evaluation_samples * evaluations + 3e-4 * responses * (1 + config.step.updates)
+    return {Probe: 180.0, Anatomy: 100.0}[type(config)]
 
 
 def made_with(records: Sequence[Record]) -> str:

@@ -33,7 +33,7 @@ from companion.record import Record, place
 from companion.runs import comparisons
 from companion.runs.names import identity
 from companion.runs.records import Run, compute, load_or_run, made_by, on_this_machine, reproducible
-from companion.runs.store import Store
+from companion.runs.store import OtherConfig, Store
 
 BATCHES = 3
 LATE = 40  # batches of plain GRPO before the late replay
@@ -168,7 +168,10 @@ def check(run: Run, store: Store) -> tuple[str, list[str], float]:
         "same" or "DIFFERS" where it must be the same, else "near" or "far", or "left out"; where it differs; seconds.
     """
     start = time.perf_counter()
-    then = store.get(run.name, run.config)
+    try:
+        then = store.get(run.name, run.config)
+    except OtherConfig as error:
+        return "DIFFERS", [f"{error}; or, if a default was meant to change: make replay RENEW=1"], 0.0
     if then is None:
         return "DIFFERS", ["no reference of this config; make one with: make replay RENEW=1"], 0.0
     exact = on_this_machine(then)

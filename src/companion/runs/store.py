@@ -29,7 +29,7 @@ class OtherConfig(StoreError):
 
 
 class Store:
-    """Records in the folder `root`, and below it those in the folder `committed`, which is only read.
+    """Records in the folder `committed`, which is only read and comes first, and in the folder `root`.
 
     Committed records of training runs have lost their tensors, the final weights; those of warm starts have them.
 
@@ -56,19 +56,22 @@ class Store:
             OtherConfig: `root` has the name with another config.
             StoreError: the file cannot be read, which says nothing against it.
         """
-        if self.path(name).is_file():
-            try:
-                record, found = _read(self.path(name), name, config)
-            except DAMAGED as error:
-                self._quarantine(name, f"{type(error).__name__}: {error}")
-                return None
-            except OSError as error:
-                raise StoreError(f"cannot read record {name} in {self.root}: {error}") from error
-            if found:
-                raise OtherConfig(
-                    f"{self.path(name).resolve()} was made with {found}; move it away or choose another store"
-                )
+        if (record := self._get_committed(name, config)) is not None or not self.path(name).is_file():
             return record
+        try:
+            record, found = _read(self.path(name), name, config)
+        except DAMAGED as error:
+            self._quarantine(name, f"{type(error).__name__}: {error}")
+            return None
+        except OSError as error:
+            raise StoreError(f"cannot read record {name} in {self.root}: {error}") from error
+        if found:
+            raise OtherConfig(
+                f"{self.path(name).resolve()} was made with {found}; move it away or choose another store"
+            )
+        return record
+
+    def _get_committed(self, name: str, config: BaseModel) -> Record | None:
         if self.committed is None or not (path := self.committed / f"{name}.json").is_file():
             return None
         try:

@@ -80,6 +80,14 @@ def test_a_run_is_recorded_with_masked_tokens_and_survives_a_round_trip(small, t
     path = write(document, tmp_path, name=name_of(config), config=config, command="a command")
     assert path == tmp_path / "smollm2-addition" / "clip-b" / "seed-0.json"
     assert read_runs(tmp_path) == [json.loads(json.dumps(document))]
+    other = config.model_copy(update={"steps": 5})
+    with pytest.raises(FileExistsError, match="other settings"):
+        write(document, tmp_path, name=name_of(other), config=other, command="a command")
+    copy = path.with_name("seed-7.json")
+    copy.write_bytes(path.read_bytes())
+    with pytest.raises(ValueError, match="it is the record smollm2-addition/clip-b/seed-0"):
+        read_runs(tmp_path)
+    copy.unlink()
     path.write_text(path.read_text().replace('"Clip_B"', '"Clip_V"'))
     with pytest.raises(ValueError, match="damaged: its content does not match its checksum"):
         read_runs(tmp_path)

@@ -6,6 +6,7 @@ import os
 import platform
 import signal
 import time
+from collections import Counter
 
 import psutil
 import pytest
@@ -13,8 +14,9 @@ import torch
 
 from companion.laboratory.experiment import Experiment
 from companion.laboratory.policies import WarmStart, build_policy
+from companion.provenance import ROOT
 from companion.record import Record, canonical
-from companion.runs import records
+from companion.runs import comparisons, records
 from companion.runs.records import (
     MissingRecords,
     Run,
@@ -69,15 +71,19 @@ def test_a_record_says_what_made_it(tmp_path):
 
 def test_what_takes_long_is_not_trained_unasked(tmp_path):
     store = Store(tmp_path / "store")
-    with pytest.raises(MissingRecords, match=r"2 of 2 runs have no record, .*about 3 minutes.*Pass -p minutes 4"):
-        run_all([run_of(TINY), run_of(TINY.model_copy(update={"seed": 1}))], store, jobs=1, minutes=2)
+    with pytest.raises(MissingRecords, match=r"2 of 2 runs have no record, .*about 0 minutes.*and 0 are allowed"):
+        run_all([run_of(TINY), run_of(TINY.model_copy(update={"seed": 1}))], store, jobs=1, minutes=0)
     assert not store.root.exists()
 
 
-def test_the_guess_comes_from_records_alike(tmp_path):
-    record = Record({}, {}, {"seconds": 10.0})
-    guess = expected_seconds({"a/x/seed-0": record, "a/y/seed-0": Record({}, {}, {"seconds": 20.0})})
-    assert [guess(Run(name, TINY)) for name in ("a/x/seed-1", "a/z/seed-0", "b/x/seed-0")] == [10, 15, 15]
+def test_the_guess_is_within_a_factor_of_two_of_what_each_comparison_took():
+    store, took, guessed = Store(ROOT / "build" / "nothing", ROOT / "data" / "runs"), Counter(), Counter()
+    for name, run in comparisons.named_by_name().items():
+        comparison = name.partition("/")[0]
+        took[comparison] += store.get(name, run.config).made_by["seconds"]
+        guessed[comparison] += expected_seconds(run.config)
+    assert all(1 / 2 < guessed[name] / took[name] < 2 for name in took), (took, guessed)
+    assert expected_seconds(comparisons.base(0).model_copy(update={"steps": 4800})) > 3600
 
 
 def test_parallel_runs_are_those_of_one_process_and_are_kept(tmp_path):

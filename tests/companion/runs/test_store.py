@@ -84,6 +84,13 @@ def test_a_default_that_has_changed_since_makes_a_committed_record_useless(store
     assert "was made with steps 3 instead of 4; not used" in caplog.text
 
 
+def test_a_committed_record_comes_before_one_made_here(store, tmp_path):
+    store.put(NAME, CONFIG, RECORD)
+    layered = Store(tmp_path / "here", store.root)
+    layered.put(NAME, CONFIG, Record({"series": "of older code"}))
+    assert same(layered.get(NAME, CONFIG), RECORD)
+
+
 def test_a_missing_folder_of_records_is_no_empty_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match=re.escape(f"there is no folder {tmp_path.parent / 'data' / 'runs'}")):
