@@ -9,6 +9,7 @@ from companion.laboratory.policies import WarmStart
 from companion.record import canonical, place, slug
 
 WARM_START = "warm-start"
+ABSENT = "(absent)"
 
 
 class Runs(dict):
@@ -37,9 +38,10 @@ class Catalogue:
                     raise ValueError(f"{name} would name two different runs; call one of the arms otherwise")
 
     def name(self, config: BaseModel, comparison: str, key: tuple[str, int] | int) -> str:
-        """The name of a run; one that is not released gets its place in its comparison and what is different about it.
+        """The name of a run; one that is not released gets its place in its comparison and what differs.
 
-        So results/grpo/seed-0-with-steps-10 is never written where the released results/grpo/seed-0 stands.
+        So results/grpo/seed-0-with-steps-10 is never written where the released results/grpo/seed-0 stands. File names
+        have their limits: a difference is cut to 60 characters.
         """
         if name := self._names.get(identity(config)):
             return name
@@ -51,7 +53,7 @@ class Catalogue:
         changes = differences(dump(config), dump(self.configs[alike[0]]))
         if alike[0] != name:
             changes = {path: value for path, value in changes.items() if path.rpartition(".")[2] != "seed"}
-        words = [slug(f"{path} {value}"[:60]) for path, (value, _) in changes.items()]  # a file name has its limits
+        words = [slug(f"{path} {value}".replace(" -", " minus ")[:60]) for path, (value, _) in changes.items()]
         return f"{name}-with-{'-'.join(words)}" if words else name
 
 
@@ -61,10 +63,10 @@ def identity(config: BaseModel) -> str:
 
 
 def differences(config: Any, reference: Any, path: str = "") -> dict[str, tuple[Any, Any]]:
-    """Where two configs of plain JSON values differ: path -> (value, reference's); None where one lacks it."""
+    """Where two configs of plain JSON values differ: path -> (value, reference's); `ABSENT` where one lacks it."""
     if isinstance(config, dict) and isinstance(reference, dict):
         parts = [
-            differences(config.get(name), reference.get(name), f"{path}.{name}".lstrip("."))
+            differences(config.get(name, ABSENT), reference.get(name, ABSENT), f"{path}.{name}".lstrip("."))
             for name in dict.fromkeys([*config, *reference])
         ]
         return {place: values for part in parts for place, values in part.items()}

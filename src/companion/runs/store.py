@@ -1,9 +1,8 @@
 """Records on disk by name: written whole or not at all, checksummed, and used only for the config they were made with.
 
-What fails a check is moved to quarantine/ and reported, never used.
+What fails a check is reported and never used; who computes it anew first moves the old to quarantine/.
 """
 
-import contextlib
 import logging
 import os
 from collections.abc import Callable
@@ -49,8 +48,7 @@ class Store:
     def get(self, name: str, config: BaseModel) -> Record | None:
         """The record of a name and config, or None if there is none that passes all checks.
 
-        A damaged one in `root` goes to quarantine/; among the committed ones it stays and is reported, and so is one of
-        another config.
+        A damaged one is reported, and so is a committed one of another config. Nothing is moved or written.
 
         Raises:
             OtherConfig: `root` has the name with another config.
@@ -61,7 +59,7 @@ class Store:
         try:
             record, found = _read(self.path(name), name, config)
         except DAMAGED as error:
-            self._quarantine(name, f"{type(error).__name__}: {error}")
+            _log.warning("record %s in %s is damaged (%s: %s); not used", name, self.root, type(error).__name__, error)
             return None
         except OSError as error:
             raise StoreError(f"cannot read record {name} in {self.root}: {error}") from error
@@ -111,6 +109,7 @@ class Store:
             raise StoreError(f"cannot write to the store {self.root}: {error}; choose another folder") from error
         try:
             if (record := self.get(name, config)) is None:
+                self._quarantine(name)
                 record = make()
                 self.put(name, config, record)
             return record
@@ -122,18 +121,20 @@ class Store:
         """The file of a record in `root`."""
         return self.root / f"{name}.json"
 
-    def _quarantine(self, name: str, reason: str) -> None:
+    def _quarantine(self, name: str) -> None:
+        """Move what is left of a record that cannot be used; the caller holds its lock."""
+        if not (harmed := self.path(name)).is_file():
+            return
         folder = self.root / "quarantine"
         try:
-            for suffix in (".json", ".safetensors"):
-                path = self.path(name).with_suffix(suffix)
-                target = folder / path.relative_to(self.root)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with contextlib.suppress(FileNotFoundError):  # there were no tensors, or another process was faster
+            for path in (harmed, harmed.with_suffix(".safetensors")):
+                if path.is_file():
+                    target = folder / path.relative_to(self.root)
+                    target.parent.mkdir(parents=True, exist_ok=True)
                     os.replace(path, target)
         except OSError as error:
-            raise StoreError(f"record {name} is damaged ({reason}) and cannot be moved away: {error}") from error
-        _log.warning("record %s is damaged (%s); moved to %s", name, reason, folder)
+            raise StoreError(f"record {name} is damaged and cannot be moved away: {error}") from error
+        _log.warning("record %s is made anew; the damaged one is now in %s", name, folder)
 
 
 def _read(path: Path, name: str, config: BaseModel) -> tuple[Record, str]:

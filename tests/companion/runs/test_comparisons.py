@@ -5,7 +5,10 @@ import re
 import pytest
 
 from companion.laboratory.rule import Rule
+from companion.language_models.arithmetic import TASKS
+from companion.language_models.real_training import ARMS
 from companion.provenance import ROOT
+from companion.record import place, slug
 from companion.runs import comparisons
 from companion.runs.names import identity
 from companion.runs.store import Store
@@ -109,4 +112,7 @@ def test_no_file_of_data_is_named_by_a_hash_and_every_record_is_known():
     files = [path for path in (ROOT / "data").rglob("*") if path.is_file()]
     assert not [path for path in files if re.fullmatch(r"[0-9a-f]{16,}", path.stem)]
     names = {p.relative_to(ROOT / "data/runs").with_suffix("").as_posix() for p in (ROOT / "data/runs").rglob("*.json")}
-    assert {n for n in names if not n.startswith("smollm2-")} == set(comparisons.catalogue().configs)
+    arms = {place(f"smollm2-{slug(task)}", (arm, seed)) for task in TASKS for arm in ARMS for seed in range(3)}
+    of_language_model = {n for n in names if n.startswith("smollm2-")}
+    assert names - of_language_model == set(comparisons.catalogue().configs)
+    assert of_language_model <= arms | {"smollm2-formats/seed-0"}

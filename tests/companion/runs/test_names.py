@@ -1,10 +1,11 @@
 """Names of records in words."""
 
 import pytest
+from pydantic import BaseModel
 
 from companion.laboratory.policies import WarmStart
 from companion.record import place, slug
-from companion.runs.names import Catalogue, Runs, differences
+from companion.runs.names import ABSENT, Catalogue, Runs, differences
 
 
 def test_slugs_by_hand():
@@ -17,7 +18,8 @@ def test_slugs_by_hand():
 def test_differences_by_hand():
     ours = {"steps": 3, "start": {"seed": 1, "sizes": [3, 4]}, "new": 1}
     theirs = {"steps": 4, "start": {"seed": 1, "sizes": [3]}}
-    assert differences(ours, theirs) == {"steps": (3, 4), "start.sizes": ([3, 4], [3]), "new": (1, None)}
+    assert differences(ours, theirs) == {"steps": (3, 4), "start.sizes": ([3, 4], [3]), "new": (1, ABSENT)}
+    assert differences({"new": None}, {}) == {"new": (None, ABSENT)}
     assert differences(ours, ours) == {}
 
 
@@ -30,6 +32,15 @@ def test_the_first_comparison_names_a_run():
     assert catalogue.name(WarmStart(seed=7), "second", ("B", 7)) == "second/b/seed-7"
     assert catalogue.name(WarmStart(seed=7, steps=5), "second", ("B", 7)) == "second/b/seed-7-with-steps-5"
     assert catalogue.name(WarmStart(seed=7), "third", 7) == "third/seed-7"
+
+
+def test_a_sign_is_part_of_a_name():
+    class Settings(BaseModel):
+        coefficient: float = 0.0
+
+    catalogue = Catalogue(iter([Runs("c", {("A", 0): Settings()})]))
+    names = [catalogue.name(Settings(coefficient=value), "c", ("A", 0)) for value in (0.5, -0.5)]
+    assert names == ["c/a/seed-0-with-coefficient-0.5", "c/a/seed-0-with-coefficient-minus-0.5"]
 
 
 def test_two_runs_of_one_name_are_refused():

@@ -72,6 +72,27 @@ def test_far_by_hand():
         (line,) = replay.far(near | change, then)
         assert line.startswith(next(iter(change)))
     assert list(replay.far({"a": [float("nan")]}, {"a": [1.0]}))
+    assert not list(replay.far({"a": [3e-11]}, {"a": [-5e-11]})) and list(replay.far({"a": [3e-10]}, {"a": [-5e-10]}))
+
+
+def test_elsewhere_a_run_may_stray_but_not_in_what_its_first_batch_decides(monkeypatch):
+    run = Run("late/results/grpo/seed-0", REFERENCES["late/results/grpo/seed-0"].config)
+    series, step_0 = {"reward": [0.5, 0.5], "entropy": [0.2, 0.3]}, {"step": 0, "correct": [1, 1]}
+    then = Record({"series": series, "evaluations": [step_0, {"step": 2, "correct": [1, 1]}]}, made_by=made_by())
+
+    class Stored:
+        get = staticmethod(lambda name, config: then)
+
+    monkeypatch.setattr(replay, "on_this_machine", lambda record: False)
+    for change, word in (
+        ({}, "near"),
+        ({"series": series | {"entropy": [0.2, 0.4]}}, "strays"),
+        ({"evaluations": [step_0, {"step": 2, "correct": [0, 1]}]}, "strays"),
+        ({"series": series | {"entropy": [0.21, 0.3]}}, "far"),
+        ({"evaluations": [{"step": 0, "correct": [0, 1]}, {"step": 2, "correct": [1, 1]}]}, "far"),
+    ):
+        monkeypatch.setattr(replay, "replay", lambda run, store, change=change: Record(then.document | change))
+        assert replay.check(run, Stored)[0] == word
 
 
 def test_a_turn_is_one_of_the_other_whole_runs():
@@ -85,7 +106,7 @@ NAME = "early/one-update/grpo/seed-0"
 def test_a_replay_is_the_reference_to_the_last_digit_on_the_machine_that_made_it():
     word, where, _ = replay.check(REFERENCES[NAME], STORE)
     exact = on_this_machine(STORE.get(NAME, REFERENCES[NAME].config))
-    assert (word, where) == ("same" if exact else "near", [])
+    assert word in (["same"] if exact else ["near", "strays"]), where
 
 
 @pytest.mark.parametrize("name", [NAME, "late/results/clip-b/seed-0"])
@@ -94,9 +115,8 @@ def test_other_instructions_keep_within_the_tolerance(name):
     command = [sys.executable, "-m", "companion.runs.replay", "--only", name, "--jobs", "1"]
     environment = os.environ | {"ATEN_CPU_CAPABILITY": "default"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0 and " near " in done.stdout and " same " not in done.stdout, (
-        done.stdout + done.stderr[-2000:]
-    )
+    assert done.returncode == 0 and " same " not in done.stdout, done.stdout + done.stderr[-2000:]
+    assert " near " in done.stdout
 
 
 def test_a_changed_number_is_named_and_a_changed_default_is_no_reference(tmp_path, capsys, monkeypatch):

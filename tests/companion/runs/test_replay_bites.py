@@ -25,6 +25,15 @@ SURVIVORS = {
     "clip_cov: constant": "late there are fewer candidates than may be drawn, so that all of them are",
     "scorer: any end": "a response without its end token has one character too many to be right otherwise",
 }
+# On another processor, where the first batch must be the same within the tolerance, these are too small as well.
+SMALL = {
+    "kl_cov: coefficient",
+    "advantage_reweighting: constant",
+    "w_reinforce: constant",
+    "gspo: constant",
+    "advantage: eps",
+    "gradient clipping: constant",
+}
 
 
 def mutated(module, definition, old, new):
@@ -60,7 +69,7 @@ def first_that_differs(original, other, names):
     try:
         for name in names:
             try:
-                if replay.check(REFERENCES[name], store)[0] == "DIFFERS":
+                if replay.check(REFERENCES[name], store)[0] in ("DIFFERS", "far"):
                     return name
             except FloatingPointError as error:  # a policy that has gone to infinity is noticed, too
                 return f"{name} ({type(error).__name__})"
@@ -96,9 +105,6 @@ def test_every_rule_has_a_sign_and_a_constant_among_the_mutants():
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_replay_notices_every_mutant():
-    store = Store(ROOT / "data" / "replay")
-    if not all(on_this_machine(store.get(name, run.config)) for name, run in REFERENCES.items()):
-        pytest.skip("only where replays must be the same to the last digit: the processor and versions of data/replay")
     rules = [rule for rule in methods.RULES if rule != "grpo"]
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
         found = dict(zip((f"{rule}: plain GRPO" for rule in rules), pool.map(try_plain_grpo, rules)))
@@ -106,4 +112,8 @@ def test_replay_notices_every_mutant():
     for what, noticed in found.items():
         print(f"{what:45}{noticed or 'SURVIVES'}")
     survivors = {what for what, noticed in found.items() if noticed is None}
-    assert survivors == SURVIVORS.keys()
+    store = Store(ROOT / "data" / "replay")
+    if all(on_this_machine(store.get(name, run.config)) for name, run in REFERENCES.items()):
+        assert survivors == SURVIVORS.keys()
+    else:
+        assert survivors <= SURVIVORS.keys() | SMALL

@@ -129,11 +129,15 @@ def test_a_harmed_record_is_quarantined_named_and_made_anew(store, caplog, name)
     suffix, harm = HARM[name]
     store.put(NAME, CONFIG, RECORD)
     harm(store.root / f"{NAME}.{suffix}")
+    before = {path: path.read_bytes() for path in store.root.rglob("*") if path.is_file()}
     with caplog.at_level(logging.WARNING):
+        assert store.get(NAME, CONFIG) is None
+        assert before == {path: path.read_bytes() for path in store.root.rglob("*") if path.is_file()}
         made = store.compute(NAME, CONFIG, make)
     assert same(made, RECORD) and same(store.get(NAME, CONFIG), RECORD)
-    assert NAME in caplog.text and "moved to" in caplog.text
-    assert (store.root / "quarantine" / f"{NAME}.json").is_file()
+    assert f"record {NAME} in {store.root} is damaged" in caplog.text and "is made anew" in caplog.text
+    aside = {path.relative_to(store.root / "quarantine") for path in (store.root / "quarantine").rglob("seed*")}
+    assert aside == {path.relative_to(store.root) for path in before}
 
 
 def test_a_half_written_record_is_none(store, monkeypatch):
