@@ -33,7 +33,7 @@ def linear_token_statistics(
         hidden: (..., W), the last hidden states; floating.
         weight: (V, W), the output head, of the same dtype.
         tokens: (...), integer indices into the vocabulary.
-        bias: (V,), of the same dtype.
+        bias: (V,), of the same dtype. Under autocast all three are cast, as by `torch.nn.functional.linear`.
         temperature, backend, curvature: as in `token_statistics`.
 
     Returns:
@@ -43,6 +43,9 @@ def linear_token_statistics(
         ValueError: shapes or dtypes that do not fit together, and whatever `token_statistics` refuses.
     """
     check_temperature(temperature)
+    if torch.is_autocast_enabled(hidden.device.type):
+        dtype = torch.get_autocast_dtype(hidden.device.type)
+        hidden, weight, bias = (x if x is None else x.to(dtype) for x in (hidden, weight, bias))
     _check_head(hidden, weight, bias)
     check_tokens(tokens, hidden[..., :1].expand(*hidden.shape[:-1], len(weight)))
     chosen = select(backend, elements=tokens.numel() * len(weight), device=hidden.device)

@@ -1,42 +1,92 @@
 """Clip_B and Clip_V inside TRL's GRPOTrainer: the same training script with another config and another trainer.
 
 TRL generates, scores and trains as always. Between scoring and training, one forward pass without gradient at the
-sampling policy gives every response token's S and D; the tokens to be masked are chosen over the whole batch of all
-processes, and their advantages become zero. Masks are made once for a batch of responses, and serve all its
-micro-batches and iterations. The denominator of TRL's loss stays as it is: masked tokens still count in it.
+sampling policy gives every response token's S and D, and the tokens to be masked are chosen over the generation batch:
+the responses of all processes that TRL generates at once. Its masks serve all micro-batches and iterations that train
+on it. A masked token keeps its value in the loss and loses every gradient: that of the policy, which may be by way of a
+whole response's ratio, that of the KL penalty and that of an entropy bonus. It still counts in the loss's denominators.
+
+The pass is TRL's own way of scoring tokens with another head, so that it sees what the trainer sees: adapters, images,
+sharded and scaled heads, autocast. It runs in evaluation mode, as many responses at a time as a training step has, and
+costs the time of a forward pass. There are no (T, V) logits, except `LOGITS_AT_ONCE` of them where a model caps its
+logits.
 """
 
+import contextlib
 import inspect
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
+from unittest import mock
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from entropy_dynamics import clipping, global_clipping
+from entropy_dynamics.linear_statistics import linear_token_statistics
 from entropy_dynamics.methods import random_subset
 from entropy_dynamics.token_statistics import TokenStatistics, token_statistics
 
-TESTED = ("1.14.2", "1.16.0")  # versions of TRL
-LOGITS_AT_ONCE = 2**27  # of the forward pass that the statistics come from
+TESTED = ("1.15.0", "1.16.0")  # versions of TRL
+LOGITS_AT_ONCE = 2**24  # where the model caps them
 
 try:
     from trl import GRPOConfig, GRPOTrainer, __version__
+    from trl.trainer import utils
 except ImportError as error:
     raise ImportError(f"entropy_dynamics.trl needs TRL; run: pip install trl=={TESTED[-1]}") from error
 
+_METHODS = {  # what is overridden or called, with its first parameters
+    "_generate_and_score_completions": ["self", "inputs"],
+    "_compute_loss": ["self", "model", "inputs"],
+    "_get_per_token_logps_and_entropies": [
+        *("self", "model", "input_ids", "attention_mask", "logits_to_keep", "batch_size", "compute_entropy")
+    ],
+}
+_FUSED_HEAD = "_ChunkedLogProbFunction"  # in trl.trainer.utils
+
+
+class _Head:
+    """Stands in for TRL's fused head during the pass; the same arguments, and E_p[S] instead of log sum p^2."""
+
+    @staticmethod
+    def apply(
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        temperature: float,
+        chunk_size: int,
+        final_logit_softcapping: float | None,
+        logit_scale: float,
+        outputs: tuple[str, ...],
+    ) -> tuple[Tensor | None, ...]:
+        weight, bias = (x if x is None else x.to(hidden.dtype) for x in (weight, bias))
+        if final_logit_softcapping is None:
+            found = linear_token_statistics(hidden, weight, targets, bias=bias, temperature=temperature / logit_scale)
+            return found.log_prob, found.entropy, found.baseline, None, None
+        parts = []
+        for some, tokens in zip(*(x.split(max(1, LOGITS_AT_ONCE // len(weight))) for x in (hidden, targets))):
+            capped = (F.linear(some, weight, bias) * (logit_scale / final_logit_softcapping)).tanh()
+            parts.append(token_statistics(capped * final_logit_softcapping, tokens, temperature=temperature))
+        found = TokenStatistics(*(None if x[0] is None else torch.cat(x) for x in zip(*parts)))
+        return found.log_prob, found.entropy, found.baseline, None, None
+
 
 def check_internals(trainer: type) -> None:
-    """ImportError unless the trainer still scores batches, and takes advantages per token, where this expects it."""
-    scores = getattr(trainer, "_generate_and_score_completions", None)
-    loss = getattr(trainer, "_compute_loss", None)
-    moved = scores is None or list(inspect.signature(scores).parameters) != ["self", "inputs"]
-    if moved or loss is None or "advantages.dim() == 1" not in inspect.getsource(loss):
+    """ImportError unless batches and tokens are scored, and the loss is made, where this module expects it."""
+    fused = getattr(utils, _FUSED_HEAD, None)
+    ours = list(inspect.signature(_Head.apply).parameters)
+    same = fused is not None and list(inspect.signature(fused.forward).parameters)[1:] == ours
+    for name, first in _METHODS.items():
+        method = getattr(trainer, name, None)
+        same = same and method and list(inspect.signature(method).parameters)[: len(first)] == first
+    if not same or "self._get_per_token_logps_and_entropies(" not in inspect.getsource(trainer._compute_loss):
         raise ImportError(
-            f"TRL {__version__} has changed inside GRPOTrainer: expected _generate_and_score_completions(self, inputs) "
-            "and a _compute_loss that takes advantages per token; install one of the tested versions: "
-            + ", ".join(TESTED)
+            f"TRL {__version__} has changed inside GRPOTrainer: expected {', '.join(_METHODS)} and a fused head "
+            f"with the parameters of the tested versions; install one of them: {', '.join(TESTED)}"
         )
 
 
@@ -48,8 +98,7 @@ class EntropyClippingGRPOConfig(GRPOConfig):
     """GRPOConfig and which tokens lose their gradient.
 
     Raises:
-        ValueError: an unknown method or reading, mu missing or not positive, or a loss that weighs whole responses by
-            the sign of their advantage.
+        ValueError: an unknown method or reading, or mu missing or not positive.
     """
 
     entropy_clipping: str = field(
@@ -90,11 +139,6 @@ class EntropyClippingGRPOConfig(GRPOConfig):
             raise ValueError(
                 f"clipping_max_fraction is {fraction}, expected None, or with clip_v above 0 and at most 1"
             )
-        if self.loss_type == "vespo" or self.off_policy_mask_threshold is not None:
-            raise ValueError(
-                "loss_type 'vespo' and off_policy_mask_threshold weigh a response by the sign of its advantage, which "
-                "masked tokens do not have; leave them out with entropy_clipping"
-            )
 
 
 class EntropyClippingGRPOTrainer(GRPOTrainer):
@@ -105,6 +149,8 @@ class EntropyClippingGRPOTrainer(GRPOTrainer):
     after masking (-mean A D).
     """
 
+    _gradient_at: Tensor | None = None  # while a loss is made: which tokens (B, T) have a gradient
+
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         output = super()._generate_and_score_completions(inputs)
         if self.args.entropy_clipping == "none" or not self.model.training:
@@ -112,32 +158,49 @@ class EntropyClippingGRPOTrainer(GRPOTrainer):
         mask = output["completion_mask"].bool()
         if "tool_mask" in output:
             mask = mask & output["tool_mask"].bool()
-        statistics = self._sampled_statistics(output)
         advantages = output["advantages"].unsqueeze(1).expand(mask.shape)
-        kept = self._kept(statistics, advantages, mask)
-        output["advantages"] = advantages.where(kept, 0.0)
+        output["kept"] = self._kept(self._sampled_statistics(output), advantages, mask)
         return output
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+        self._gradient_at = inputs.get("kept")
+        try:
+            return super()._compute_loss(model, inputs)
+        finally:
+            self._gradient_at = None
+
+    def _get_per_token_logps_and_entropies(
+        self, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        *of_tokens, of_batch = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+        if (at := self._gradient_at) is not None:
+            of_tokens = [x if x is None else x.where(at, x.detach()) for x in of_tokens]
+        return *of_tokens, of_batch
 
     @torch.no_grad()
     def _sampled_statistics(self, output: dict[str, Any]) -> TokenStatistics:
         """The statistics of the response tokens (B, T) under the policy that is about to be trained."""
-        if "pixel_values" in output:
-            raise ValueError("entropy_clipping does not see images; train with text, or with entropy_clipping='none'")
-        tokens = output["completion_ids"]
-        ids = torch.cat([output["prompt_ids"], tokens], 1)
+        ids = torch.cat([output["prompt_ids"], output["completion_ids"]], 1)
         attention = torch.cat([output["prompt_mask"], output["completion_mask"]], 1)
-        length = tokens.shape[1] + 1  # one logit more than tokens, since each token's stand at the position before it
-        # Sharded parameters are gathered anew for every pass, so all processes must make as many: the number of rows
-        # comes from the longest response there may be, not from the longest that this process has.
-        longest = self.max_completion_length or LOGITS_AT_ONCE
-        rows = max(1, LOGITS_AT_ONCE // (longest * self.model.config.get_text_config().vocab_size))
-        parts = []
-        for start in range(0, len(tokens), rows):
-            some = slice(start, start + rows)
-            with self.accelerator.autocast():
-                logits = self.model(ids[some], attention_mask=attention[some], logits_to_keep=length).logits[:, :-1]
-            parts.append(token_statistics(logits, tokens[some], temperature=self.temperature))
-        return TokenStatistics(*(None if x[0] is None else torch.cat(x) for x in zip(*parts)))
+        length, baselines = output["completion_ids"].shape[1], []
+        scoring = inspect.signature(super()._get_per_token_logps_and_entropies).parameters
+        images = {name: value for name, value in output.items() if name in scoring}
+        hook = self.model.register_forward_hook(
+            lambda model, inputs, found: baselines.append(found.log_sum_sq_probs[:, -length:])
+        )
+        with hook, _evaluating(self.model), mock.patch.object(utils, _FUSED_HEAD, _Head):
+            log_prob, entropy, _ = self._get_per_token_logps_and_entropies(
+                self.model,
+                ids,
+                attention,
+                length,
+                batch_size=self.args.per_device_train_batch_size,
+                compute_entropy=True,
+                **images,
+            )
+        p = log_prob.exp()
+        discriminator = torch.where(p > 0, p * (entropy + log_prob), 0.0)
+        return TokenStatistics(log_prob, entropy, discriminator, torch.cat(baselines))
 
     def _kept(self, statistics: TokenStatistics, advantages: Tensor, mask: Tensor) -> Tensor:
         """Which response tokens keep their advantage; writes the logs."""
@@ -187,3 +250,15 @@ class EntropyClippingGRPOTrainer(GRPOTrainer):
             count = int((mask & side & ~kept).sum())
             masked |= random_subset((mask & side).cpu(), count, generator)
         return mask & ~masked.to(mask.device)
+
+
+@contextlib.contextmanager
+def _evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """Without dropout and checkpointing; afterwards every module is in the mode it was in."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

@@ -38,19 +38,24 @@ def _vocabulary_sums(logits: Tensor, temperature: float, powers: int) -> tuple[T
     dtype = accumulator(logits.dtype)
     largest = logits.new_empty(logits.shape[:-1], dtype=dtype)
     sums = logits.new_empty((2 * powers, *logits.shape[:-1]), dtype=dtype)
+    with torch.autocast(logits.device.type, enabled=False):  # which would take the products in half precision
+        _fill(largest, sums, logits, temperature)
+    return largest, sums
+
+
+def _fill(largest: Tensor, sums: Tensor, logits: Tensor, temperature: float) -> None:
     for block in _blocks(logits.shape):
-        z = logits[block].to(dtype) / temperature
+        z = logits[block].to(sums.dtype) / temperature
         m = z.amax(-1, keepdim=True)
         d = z.sub_(m).clamp_(min=LOWEST)
         e = d.exp()
         largest[block] = m.squeeze(-1)
         sums[0][block], sums[1][block] = e.sum(-1), torch.linalg.vecdot(e, d)
         power = e
-        for j in range(1, powers):
+        for j in range(1, len(sums) // 2):
             sums[2 * j][block] = torch.linalg.vecdot(power, e)
             power = power * e
             sums[2 * j + 1][block] = torch.linalg.vecdot(power, d)
-    return largest, sums
 
 
 def _scaled_softmax(out: Tensor, logits: Tensor, normalizer: Tensor, scale: Tensor, temperature: float) -> None:
