@@ -14,7 +14,7 @@ from entropy_dynamics.token_statistics import TokenStatistics
 
 # The released configurations. mu has no default here: it is a choice to be made for each task.
 CLIP_B_MU = 2.5  # 16 responses a group
-CLIP_V_MU = 8.5  # 8 responses a group; the released class itself defaults to 2.0
+CLIP_V_MU = 8.5  # 8 responses a group; the default where the released code is given no arguments, too
 CLIP_V_MAX_FRACTION = 1e-4  # of the response tokens; at least one token may go
 SMALLEST_SIGMA = 1e-12  # below it no token is an outlier
 
@@ -31,8 +31,8 @@ def clip_b(
 
     Args:
         statistics: of the sampled tokens, each of the mask's shape; nats.
-        advantages: broadcasts to the mask's shape.
-        mask: bool, the response tokens.
+        advantages: (N, T) like the mask, or (N, 1), one a response; finite where the mask is true.
+        mask: (N, T) bool, the response tokens.
         mu: the threshold in deviations, positive; `CLIP_B_MU` as released.
         reading: "released" or "two-sided".
 
@@ -41,9 +41,9 @@ def clip_b(
 
     Raises:
         ValueError: mu that is not positive and finite, an unknown reading, a mask that is not bool, shapes that do not
-            fit, or statistics of response tokens that are not finite.
+            fit, or statistics or advantages of response tokens that are not finite.
     """
-    _check(statistics.discriminator, mask, mu, reading)
+    check(statistics.discriminator, advantages, mask, mu, reading)
     values = statistics.discriminator.double()
     z = values - values[mask].mean()
     return mask & ~_outliers(z, mu * _sigma(values[mask]), advantages, reading)
@@ -67,9 +67,7 @@ def clip_v(
         max_fraction: at most max(1, floor(max_fraction n)) of the n response tokens are masked, those with the largest
             |D| first; in (0, 1], `CLIP_V_MAX_FRACTION` as released, None for no cap.
     """
-    _check(statistics.centred, mask, mu, reading)
-    if max_fraction is not None and not 0 < max_fraction <= 1:
-        raise ValueError(f"max_fraction is {max_fraction}, expected above 0 and at most 1, or None")
+    check(statistics.centred, advantages, mask, mu, reading, max_fraction)
     centred = statistics.centred.double()
     threshold = mu * _sigma(centred[mask])
     outliers = mask & _outliers(centred, threshold, advantages, reading)
@@ -93,13 +91,30 @@ def _outliers(values: Tensor, threshold: float, advantages: Tensor, reading: str
     return (advantages < 0) & (values < -threshold)
 
 
-def _check(values: Tensor, mask: Tensor, mu: float, reading: str) -> None:
+def check(
+    values: Tensor, advantages: Tensor, mask: Tensor, mu: float, reading: str, max_fraction: float | None = None
+) -> None:
+    """Raise ValueError for what `clip_b` and `clip_v` refuse."""
     if not (mu > 0 and math.isfinite(mu)):
         raise ValueError(f"mu is {mu}, expected a positive number; the released code uses {CLIP_B_MU} and {CLIP_V_MU}")
     if reading not in READINGS:
         raise ValueError(f"unknown reading {reading!r}; choose from {', '.join(READINGS)}")
+    if max_fraction is not None and not 0 < max_fraction <= 1:
+        raise ValueError(f"max_fraction is {max_fraction}, expected above 0 and at most 1, or None")
+    check_batch(values, advantages, mask)
+
+
+def check_batch(values: Tensor, advantages: Tensor, mask: Tensor) -> None:
+    """Raise ValueError unless values and advantages of a batch fit its mask, and are finite where it is true."""
     if mask.dtype != torch.bool or values.shape != mask.shape:
         shapes = f"{tuple(values.shape)}, got {mask.dtype} of {tuple(mask.shape)}"
         raise ValueError(f"expected a bool mask of the statistics' shape {shapes}")
+    if mask.ndim == 0 or advantages.shape not in (mask.shape, (*mask.shape[:-1], 1)):
+        raise ValueError(
+            f"advantages have shape {tuple(advantages.shape)}, expected {tuple(mask.shape)} like the mask, or one a "
+            f"response, {(*mask.shape[:-1], 1)}: of shape (N,) pass advantages.unsqueeze(-1)"
+        )
     if not values[mask].isfinite().all():
         raise ValueError("the statistics of some response tokens are not finite; check the logits they come from")
+    if not advantages.expand(mask.shape)[mask].isfinite().all():
+        raise ValueError("the advantages of some response tokens are not finite; check the rewards they come from")

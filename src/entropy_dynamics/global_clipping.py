@@ -41,7 +41,12 @@ def moments(statistics: TokenStatistics, advantages: Tensor, mask: Tensor, *, re
     Args:
         statistics, advantages, mask: of this process, as in `clipping.clip_b`.
         reduce: sums a tensor over processes.
+
+    Raises:
+        ValueError: shapes that do not fit, or statistics or advantages of response tokens that are not finite.
     """
+    for values in (statistics.discriminator, statistics.centred):
+        clipping.check_batch(values, advantages, mask)
     s, d, a = (x.expand(mask.shape)[mask].double() for x in (statistics.discriminator, statistics.centred, advantages))
     terms = (torch.ones_like(s), s, s * s, d, d * d, a, a * d)
     n, *sums = reduce(torch.stack([term.sum() for term in terms])).tolist()
@@ -77,6 +82,9 @@ def keep(
 
     Returns:
         bool, of the mask's shape. Where |D| ties at the cap, tokens of lower ranks go first.
+
+    Raises:
+        ValueError: an unknown method, a cap with Clip_B, and whatever `clipping.clip_b` and `clipping.clip_v` refuse.
     """
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}; choose from {', '.join(METHODS)}")
@@ -85,6 +93,7 @@ def keep(
     values, sigma = statistics.discriminator.double() - batch.mean_s, batch.sigma_s
     if method == "clip_v":
         values, sigma = statistics.centred.double(), batch.sigma_d
+    clipping.check(values, advantages, mask, mu, reading, max_fraction)
     threshold = mu * sigma if sigma >= clipping.SMALLEST_SIGMA else math.inf
     outliers = values.abs() > threshold
     if reading == "released":

@@ -33,6 +33,19 @@ class TokenBatch:
     update: int = 0  # how many updates on this batch came before
     entropies: tuple[float, ...] = ()  # mean entropy of every batch so far, when sampled, this one last; nats
 
+    def __post_init__(self):
+        """Raise ValueError where shapes do not fit, which broadcasting would hide, or advantages are not finite."""
+        for name in ("advantages", "rewards"):
+            if getattr(self, name).shape != self.mask.shape:
+                raise ValueError(
+                    f"{name} have shape {tuple(getattr(self, name).shape)}, expected {tuple(self.mask.shape)} like the "
+                    "mask; expand what a response has to all its tokens"
+                )
+        if self.groups.shape != self.mask.shape[:1]:
+            raise ValueError(f"groups have shape {tuple(self.groups.shape)}, expected ({len(self.mask)},)")
+        for statistics in (self.statistics, self.old):
+            clipping.check_batch(statistics.discriminator, self.advantages, self.mask)
+
     @property
     def ratio(self) -> Tensor:
         """The importance ratio r."""

@@ -43,9 +43,12 @@ def check_tokens(tokens: Tensor, logits: Tensor) -> None:
             f"tokens have shape {tuple(tokens.shape)}, expected {tuple(logits.shape[:-1])}: one token per state"
         )
     size = logits.shape[-1]
-    if tokens.numel() and (tokens.min() < 0 or tokens.max() >= size):
-        bad = tokens[(tokens < 0) | (tokens >= size)][0].item()
-        raise ValueError(f"token {bad} is outside the vocabulary 0..{size - 1}; mask padding before calling")
+    if tokens.numel() and (tokens.min().item() < 0 or tokens.max().item() >= size):
+        bad = next(token for token in tokens.flatten().tolist() if not 0 <= token < size)
+        raise ValueError(
+            f"token {bad} is outside the vocabulary 0..{size - 1}; give padding any token of it, such as "
+            "tokens.clamp(min=0), and leave it out by the mask afterwards"
+        )
 
 
 def log_policy(logits: Tensor) -> tuple[Tensor, Tensor]:

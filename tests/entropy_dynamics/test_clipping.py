@@ -118,8 +118,27 @@ def test_bad_input_is_named():
         clip_b(statistics(S), NEGATIVE, MASK[0, :5], mu=1)
     with pytest.raises(ValueError, match="not finite"):
         clip_b(statistics(S * torch.nan), NEGATIVE, MASK, mu=1)
-    with pytest.raises(RuntimeError, match="size"):
-        clip_b(statistics(S), torch.ones(3, 1), MASK, mu=1, reading="released")
+
+
+@pytest.mark.parametrize("clip", [clip_b, clip_v])
+def test_advantages_of_another_shape_are_refused_and_not_broadcast(clip):
+    square, mask = statistics(torch.arange(4.0).view(2, 2)), torch.ones(2, 2, dtype=torch.bool)
+    for shape in ((2,), (1, 2), (1, 1), (), (3, 1), (4, 2, 2)):
+        with pytest.raises(ValueError, match=r"like the mask, or one a response.*unsqueeze"):
+            clip(square, -torch.ones(shape), mask, mu=1.0)
+    a = torch.tensor([[1.0], [-1.0]])
+    assert torch.equal(clip(square, a, mask, mu=0.5), clip(square, a.expand(2, 2), mask, mu=0.5))
+
+
+@pytest.mark.parametrize("clip", [clip_b, clip_v])
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_advantages_that_are_not_finite_are_refused_where_they_count(clip, bad):
+    a = NEGATIVE.repeat(1, 6)
+    a[0, 5] = bad
+    assert torch.equal(clip(statistics(S), a, MASK, mu=1.0), clip(statistics(S), NEGATIVE, MASK, mu=1.0))
+    a[0, 0] = bad
+    with pytest.raises(ValueError, match="advantages of some response tokens are not finite"):
+        clip(statistics(S), a, MASK, mu=1.0)
 
 
 def test_the_released_constants():

@@ -81,6 +81,20 @@ def test_bad_input_is_named():
         keep("clip_x", *arguments, moments(*arguments), mu=1.0)
     with pytest.raises(ValueError, match="Clip_B has no cap"):
         keep("clip_b", *arguments, moments(*arguments), mu=1.0, max_fraction=0.1)
+    of_responses = (arguments[0], batch["advantages"][:, 0], batch["mask"])
+    with pytest.raises(ValueError, match="one a response"):
+        moments(*of_responses)
+    for method in ("clip_b", "clip_v"):
+        with pytest.raises(ValueError, match="one a response"):
+            keep(method, *of_responses, moments(*arguments), mu=1.0)
+        with pytest.raises(ValueError, match="mu is 0"):
+            keep(method, *arguments, moments(*arguments), mu=0)
+        with pytest.raises(ValueError, match="unknown reading 'both'"):
+            keep(method, *arguments, moments(*arguments), mu=1.0, reading="both")
+    with pytest.raises(ValueError, match="max_fraction is 2"):
+        keep("clip_v", *arguments, moments(*arguments), mu=1.0, max_fraction=2)
+    with pytest.raises(ValueError, match="advantages of some response tokens are not finite"):
+        moments(arguments[0], batch["advantages"] * torch.nan, batch["mask"])
 
 
 ROWS = (slice(0, 10), slice(10, 24))  # the processes' parts

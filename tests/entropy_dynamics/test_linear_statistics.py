@@ -57,6 +57,20 @@ def test_lower_precision_is_accumulated_in_float32(dtype, monkeypatch):
         assert_close(a, b, rtol=0, atol=(3e-6 if dtype == torch.float32 else 0.01) * b.abs().max().item())
 
 
+def test_under_autocast_they_are_those_of_its_linear_layer():
+    hidden, weight, _, tokens = sample(40, dtype=torch.float32)
+    hidden, weight = hidden.bfloat16().requires_grad_(), weight.requires_grad_()  # the head is in float32
+    with torch.autocast("cpu", torch.bfloat16):
+        actual = linear_token_statistics(hidden, weight, tokens)
+        logits = torch.nn.functional.linear(hidden, weight)
+    expected = token_statistics(logits, tokens)
+    for a, b in zip(actual[:4], expected[:4]):
+        assert_close(a, b, rtol=1e-5, atol=1e-5)
+    for a, b, x in zip(*(gradients(found.log_prob, hidden, weight) for found in (actual, expected)), (hidden, weight)):
+        assert a.dtype == x.dtype
+        assert_close(a, b, rtol=0, atol=0.02 * b.abs().max().item())
+
+
 def test_only_the_gradients_that_are_asked_for():
     hidden, weight, bias, tokens = sample(5)
     both = gradients(

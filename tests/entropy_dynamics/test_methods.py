@@ -1,6 +1,7 @@
 """Every rule on a batch small enough to check by eye."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -29,6 +30,19 @@ def batch(ratio=R, **settings):
 
 
 BATCH, FRESH = batch(), batch(torch.ones_like(R))
+
+
+def test_a_batch_whose_shapes_would_broadcast_is_refused():
+    for name, value, message in (
+        ("advantages", A[:, 0], r"advantages have shape \(3,\), expected \(3, 4\) like the mask; expand"),
+        ("advantages", A[:, :1], r"advantages have shape \(3, 1\)"),
+        ("rewards", REWARDS[:, 0], r"rewards have shape \(3,\)"),
+        ("groups", torch.zeros(3, 1), r"groups have shape \(3, 1\), expected \(3,\)"),
+        ("advantages", A * torch.nan, "advantages of some response tokens are not finite"),
+        ("mask", MASK.double(), "expected a bool mask"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            replace(BATCH, **{name: value})
 
 
 def terms(name, *, on=BATCH, seed=0, **options):

@@ -248,7 +248,7 @@ def test_unusable_input_is_refused_by_name():
         theory.entropy(torch.zeros(2, 0))
     with pytest.raises(ValueError, match=r"token 3 is outside the vocabulary 0\.\.2"):
         theory.grpo_logit_update(z, torch.tensor([0, 3]), 0.1)
-    with pytest.raises(ValueError, match="token -100"):
+    with pytest.raises(ValueError, match=r"token -100 .*such as tokens.clamp\(min=0\), and leave it out by the mask"):
         theory.grpo_logit_update(z, torch.tensor([0, -100]), 0.1)
     with pytest.raises(ValueError, match=r"shape \(3,\), expected \(2,\)"):
         theory.single_logit_update(z, torch.tensor([0, 1, 2]), 0.1)

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 from hypothesis import given
@@ -141,3 +144,61 @@ def test_bad_input_is_refused_by_name():
     for temperature in (0.0, -1.0, torch.inf, torch.nan):
         with pytest.raises(ValueError, match="temperature is"):
             token_statistics(logits, tokens, temperature=temperature)
+
+
+def test_small_integer_tokens_see_the_whole_vocabulary():
+    logits, _ = sample((2,), 200)
+    tokens = torch.tensor([1, 127], dtype=torch.int8)
+    assert_matches(token_statistics(logits, tokens), naive(logits, tokens), 1e-5)
+    with pytest.raises(ValueError, match=r"token -3 is outside the vocabulary 0\.\.199"):
+        token_statistics(logits, torch.tensor([1, -3], dtype=torch.int8))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("backend", ["eager", "compiled"])
+def test_autocast_does_not_touch_them(backend, dtype):
+    logits, tokens = sample((40,), 500, dtype)
+    expected = token_statistics(logits, tokens, backend=backend)
+    with torch.autocast("cpu", torch.bfloat16):
+        actual = token_statistics(logits, tokens, backend=backend)
+    assert all(torch.equal(a, b) for a, b in zip(actual[:4], expected[:4]))
+
+
+def test_rounding_to_bfloat16_moves_them_as_far_as_is_said():
+    generator = torch.Generator().manual_seed(0)
+    logits = 5 * torch.randn(512, 1000, generator=generator) + 20
+    tokens = torch.multinomial(logits.softmax(-1), 1, generator=generator).squeeze(-1)
+    exact, rounded = (token_statistics(z, tokens) for z in (logits.double(), logits.bfloat16()))
+    moved = [(getattr(exact, n) - getattr(rounded, n)).abs().max() for n in ("entropy", "discriminator", "centred")]
+    assert 0.08 < moved[0] < 0.15 and 0.05 < moved[1] < 0.1 and 0.05 < moved[2] < 0.1
+
+
+@pytest.mark.parametrize("backend", ["eager", "compiled"])
+@pytest.mark.parametrize("gap, signs", [(16, True), (22, False)])
+def test_the_sign_of_d_in_nearly_certain_states_is_lost_where_that_is_said(backend, gap, signs):
+    logits = torch.randn(64, 1000, generator=torch.Generator().manual_seed(gap))
+    logits[:, 0] = logits.amax(-1) + gap
+    likeliest = torch.zeros(64, dtype=torch.long)
+    exact, single = (token_statistics(z, likeliest, backend=backend) for z in (logits.double(), logits))
+    assert (exact.centred > 0).all() and torch.equal(single.centred > 0, exact.centred > 0) == signs
+    if not signs:
+        assert (exact.entropy < 5e-6).all() and (exact.centred < 1e-11).all()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
+def test_backward_takes_no_more_memory_than_its_gradient():
+    """Of bfloat16 logits; in a process of its own, whose peak is this call's."""
+    program = """
+from pathlib import Path
+import torch
+from entropy_dynamics.token_statistics import token_statistics
+logits = torch.zeros(800, 100_000, dtype=torch.bfloat16, requires_grad=True)
+log_prob = token_statistics(logits, torch.zeros(800, dtype=torch.long), backend="eager").log_prob
+def peak():
+    return 1024 * int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
+before = peak()
+log_prob.sum().backward()
+print((peak() - before) / (2 * logits.numel()))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert 0.5 < float(done.stdout) < 1.2
