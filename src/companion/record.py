@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -87,8 +88,16 @@ def read_record(path: Path) -> tuple[Record, dict[str, Any]]:
     """The record in a file, and its head: name, kind and config.
 
     Raises:
-        ValueError, KeyError, TypeError, FileNotFoundError, safetensors.SafetensorError: it is damaged; says how.
+        ValueError: it is damaged; says how.
+        FileNotFoundError: there is no such file, or its tensors are missing.
     """
+    try:
+        return _read(path)
+    except (KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
+        raise ValueError(f"it is not a record ({type(error).__name__}: {error})") from error
+
+
+def _read(path: Path) -> tuple[Record, dict[str, Any]]:
     entry = json.loads(path.read_text(encoding="utf-8"))
     if entry.pop("schema") != SCHEMA:
         raise ValueError(f"its schema is not {SCHEMA}")

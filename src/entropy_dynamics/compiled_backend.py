@@ -1,32 +1,29 @@
 """The vocabulary sums and the softmax as loops that torch.compile makes from a few lines."""
 
-import logging
+from collections.abc import Callable
 from functools import cache
 
 import torch
 from torch import Tensor
 
-from entropy_dynamics.vocabulary_sums import EAGER, LOWEST, Backend, from_matrices
+from entropy_dynamics.vocabulary_sums import LOWEST, Backend, from_matrices
 
 PART = 2**15  # so many logits of a state are added up before the sum goes to float64
 VARIANTS = 64  # code is made once for each dtype, kind of strides, size above 4096 or not, and 4 sums or 6; never more
-_log = logging.getLogger(__name__)
 
 
 @cache
 def compiled_backend() -> Backend:
-    """The compiled backend, or the eager one, with a line in the log, where nothing can be compiled."""
-    backend = from_matrices(_sums_of_matrix, _softmax_of_matrix)
-    try:
-        backend.vocabulary_sums(torch.zeros(64, PART), 1.0, 2)
-    except Exception as error:  # whatever a missing or broken compiler raises
-        reason = str(error).strip().partition("\n")[0]
-        _log.warning("torch.compile does not work here (%s: %s); eager is used", type(error).__name__, reason)
-        return EAGER
-    return backend
+    """The compiled backend; the same one at each call."""
+    return from_matrices("torch.compile", _sums_of_matrix, _softmax_of_matrix)
 
 
-@torch.compile(dynamic=True)
+@cache
+def _compiled(operation: Callable) -> Callable:
+    """At the first call, not at import: torch's compiler makes a folder when it is imported, which may fail."""
+    return torch.compile(operation, dynamic=True)
+
+
 def _sums(logits: Tensor, largest: Tensor, inverse_temperature: Tensor, powers: int) -> list[Tensor]:
     d = (logits.to(largest.dtype) * inverse_temperature - largest.unsqueeze(-1)).clamp(min=LOWEST)
     e = d.exp()
@@ -37,7 +34,6 @@ def _sums(logits: Tensor, largest: Tensor, inverse_temperature: Tensor, powers: 
     return sums
 
 
-@torch.compile(dynamic=True)
 def _softmax(out: Tensor, logits: Tensor, normalizer: Tensor, scale: Tensor, inverse_temperature: Tensor) -> None:
     z = logits.to(normalizer.dtype) * inverse_temperature
     out.copy_((z - normalizer.unsqueeze(-1)).exp() * scale.unsqueeze(-1))
@@ -47,13 +43,14 @@ def _sums_of_matrix(logits: Tensor, inverse_temperature: Tensor, powers: int) ->
     m = logits.amax(-1).to(inverse_temperature.dtype) * inverse_temperature
     parts = logits.tensor_split(-(-logits.shape[-1] // PART), -1)
     with torch._dynamo.config.patch(recompile_limit=VARIANTS):
-        return m, sum(torch.stack(_sums(_no_view(part), m, inverse_temperature, powers)).double() for part in parts)
+        sums = (_compiled(_sums)(_no_view(part), m, inverse_temperature, powers) for part in parts)
+        return m, sum(torch.stack(part).double() for part in sums)
 
 
 def _softmax_of_matrix(out: Tensor, logits: Tensor, normalizer: Tensor, scale: Tensor, inverse: Tensor) -> None:
     places = _no_view(out)
     with torch._dynamo.config.patch(recompile_limit=VARIANTS):
-        _softmax(places, places if out is logits else _no_view(logits), normalizer, scale, inverse)
+        _compiled(_softmax)(places, places if out is logits else _no_view(logits), normalizer, scale, inverse)
 
 
 def _no_view(matrix: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
 """The vocabulary sums from a single read of the logits, and the softmax, as Triton kernels."""
 
+from functools import cache
+
 import torch
 import triton
 import triton.language as tl
@@ -19,7 +21,12 @@ def triton_backend(device: torch.device) -> Backend:
     """
     if device.type != "cuda" and not knobs.runtime.interpret:
         raise ValueError(f"backend 'triton' needs logits on a CUDA device, these are on {device}; choose 'auto'")
-    return from_matrices(_sums_of_matrix, _softmax_of_matrix)
+    return _backend()
+
+
+@cache
+def _backend() -> Backend:
+    return from_matrices("triton", _sums_of_matrix, _softmax_of_matrix)
 
 
 @triton.jit

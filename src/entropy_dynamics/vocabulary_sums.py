@@ -5,6 +5,7 @@ and sum e^j d for the powers j = 1, 2 (all that log-probability, entropy and bas
 order of the entropy change needs the cubes, too).
 """
 
+import logging
 import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -14,6 +15,8 @@ from torch import Tensor
 
 CHUNK_ELEMENTS = 2**18  # logits in work at once: a megabyte or so of scratch, whatever the batch
 LOWEST = -1e4  # stands for d = -inf: its exponential is 0 in every dtype, and e d is 0, too, not NaN
+
+_log = logging.getLogger(__name__)
 
 
 class Backend(NamedTuple):
@@ -68,15 +71,32 @@ EAGER = Backend(_vocabulary_sums, _scaled_softmax)
 
 
 def from_matrices(
+    name: str,
     sums_of_matrix: Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]],
     softmax_of_matrix: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], None],
 ) -> Backend:
     """A backend made of the same two operations on matrices (T, V) of any strides.
 
+    Where one fails (no compiler, a cache folder that cannot be written, at the first call or at a later dtype), plain
+    torch serves from then on, and a line in the log says so.
+
     Args:
+        name: who compiles the operations, for that line.
         sums_of_matrix: (logits, 1 / temperature, powers) -> m (T,) and the sums (2 powers, T).
         softmax_of_matrix: (out, logits, normalizer (T,), scale (T,), 1 / temperature); out may be the logits.
     """
+    works = True
+
+    def attempt(operation: Callable, plain: Callable, *arguments):
+        nonlocal works
+        if works:
+            try:
+                return operation(*arguments)
+            except Exception as error:  # whatever a missing or broken compiler raises
+                works = False
+                reason = " ".join(str(error).split("\n")[:2]).strip()  # the first line may only say who raised what
+                _log.warning("%s does not work here (%s: %s); eager is used", name, type(error).__name__, reason)
+        return plain(*arguments)
 
     def vocabulary_sums(logits: Tensor, temperature: float, powers: int) -> tuple[Tensor, Tensor]:
         dtype = accumulator(logits.dtype)
@@ -84,7 +104,7 @@ def from_matrices(
         sums = logits.new_empty((2 * powers, *logits.shape[:-1]), dtype=dtype)
         inverse = torch.tensor(1 / temperature, dtype=dtype, device=logits.device)
         for index in _matrices(logits):
-            m, part = sums_of_matrix(logits[index].view(-1, logits.shape[-1]), inverse, powers)
+            m, part = attempt(sums_of_matrix, _plain_sums, logits[index].view(-1, logits.shape[-1]), inverse, powers)
             largest[index] = m.view(largest[index].shape)
             sums[:, *index] = part.view(sums[:, *index].shape)
         return largest, sums
@@ -94,9 +114,18 @@ def from_matrices(
         for index in _matrices(logits):
             places = out[index].view(-1, out.shape[-1])
             rows = places if out is logits else logits[index].view(-1, logits.shape[-1])
-            softmax_of_matrix(places, rows, normalizer[index].reshape(-1), scale[index].reshape(-1), inverse)
+            of_rows = normalizer[index].reshape(-1), scale[index].reshape(-1)
+            attempt(softmax_of_matrix, _plain_softmax, places, rows, *of_rows, inverse)
 
     return Backend(vocabulary_sums, scaled_softmax)
+
+
+def _plain_sums(logits: Tensor, inverse_temperature: Tensor, powers: int) -> tuple[Tensor, Tensor]:
+    return _vocabulary_sums(logits, 1 / inverse_temperature.item(), powers)
+
+
+def _plain_softmax(out: Tensor, logits: Tensor, normalizer: Tensor, scale: Tensor, inverse: Tensor) -> None:
+    _scaled_softmax(out, logits, normalizer, scale, 1 / inverse.item())
 
 
 def _matrices(logits: Tensor) -> Iterator[tuple[int, ...]]:

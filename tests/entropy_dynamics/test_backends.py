@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from entropy_dynamics import backends, theory
+from entropy_dynamics import backends, theory, vocabulary_sums
 from entropy_dynamics.token_statistics import token_statistics
 
 DEVICE = {"triton": "cuda" if torch.cuda.is_available() else "cpu"}
@@ -27,16 +27,13 @@ pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered in sub
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 1e-5, torch.float16: 1e-5}
 
 
-def test_what_is_called_compiled_is_compiled():
-    if not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
-        pytest.skip("no C++ compiler: the other tests of the compiled backend see the eager one")
-    assert backends.select("compiled", elements=1, device=torch.device("cpu")) is not backends.EAGER
-
-
 @pytest.fixture(autouse=True)
-def _no_recompilation_storm():
+def _what_is_called_compiled_is_compiled(caplog):
+    """Once for each kind of input; where there is no compiler, the tests see the eager backend."""
     with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
         yield
+    if any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
+        assert not caplog.messages
 
 
 def sample(backend, *shape, dtype=torch.float32, seed=0):
@@ -169,26 +166,70 @@ def test_auto_compiles_only_what_repays_it(monkeypatch):
 
 
 CHILD = """
-import logging, sys, torch
+import logging, os, sys, torch
 from entropy_dynamics import theory
 from entropy_dynamics.token_statistics import token_statistics
 logging.basicConfig(format="%(levelname)s %(message)s", stream=sys.stdout)
-logits, tokens = torch.randn(8, 300), torch.arange(8)
-for size in (300, 200, 100):
-    actual = token_statistics(logits[:, :size], tokens, backend="compiled")
-    torch.testing.assert_close(actual.entropy, theory.entropy(logits[:, :size]))
+for later in sys.argv[1:]:
+    logits = torch.randn(2, 3, 300)
+    token_statistics(logits, torch.zeros(2, 3, dtype=int), backend="compiled")
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = later
+for dtype in (torch.float64, torch.float32):
+    logits = torch.randn(8, 300, dtype=dtype, requires_grad=True)
+    actual = token_statistics(logits, torch.arange(8), backend="compiled")
+    torch.testing.assert_close(actual.entropy, theory.entropy(logits.detach()))
+    (gradient,) = torch.autograd.grad(actual.log_prob.sum(), logits)
+    (expected,) = torch.autograd.grad(logits.log_softmax(-1)[range(8), range(8)].sum(), logits)
+    torch.testing.assert_close(gradient, expected)
 """
 
 
-def run_child(program, **environment):
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=os.environ | environment)
+def said_by_child(*arguments, **environment):
+    command = [sys.executable, "-c", CHILD, *map(str, arguments)]
+    environment = os.environ | {name: str(value) for name, value in environment.items()}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
 
+def is_one_warning(said):
+    return len(said.splitlines()) == 1 and said.startswith("WARNING torch.compile does not work here")
+
+
 def test_without_a_compiler_eager_serves_and_says_so_once(tmp_path):
-    said = run_child(CHILD, CXX=str(tmp_path / "none"), TORCHINDUCTOR_CACHE_DIR=str(tmp_path / "cache"))
-    assert len(said.splitlines()) == 1 and said.startswith("WARNING torch.compile does not work here"), said
+    said = said_by_child(CXX=tmp_path / "none", TORCHINDUCTOR_CACHE_DIR=tmp_path / "cache")
+    assert is_one_warning(said) and "none" in said, said
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is a folder that nobody can write")
+@pytest.mark.parametrize("when", ["at once", "later"])
+@pytest.mark.parametrize("folder", ["/proc", "/proc/missing"])
+def test_without_a_cache_folder_eager_serves_and_says_so_once(folder, when):
+    """torch makes the folder when its compiler is first imported, and writes to it when it compiles."""
+    said = said_by_child(folder) if when == "later" else said_by_child(TORCHINDUCTOR_CACHE_DIR=folder)
+    assert is_one_warning(said) and folder in said, said
+
+
+def test_what_fails_in_the_middle_of_a_call_changes_no_result(caplog):
+    """In place, a matrix that is done must not be done again."""
+    done = []
+
+    def softmax(out, logits, normalizer, scale, inverse):
+        if done:
+            raise OSError("disk full")
+        done.append(out)
+        vocabulary_sums.EAGER.scaled_softmax(out, logits, normalizer, scale, 1 / inverse.item())
+
+    backend = vocabulary_sums.from_matrices("this", None, softmax)
+    logits = sample("eager", 4, 3, 5)[0].transpose(0, 1)  # three matrices
+    expected = 2 * (logits / 0.5 - 1).exp()
+    backend.scaled_softmax(logits, logits, torch.ones(3, 4), torch.full((3, 4), 2.0), 0.5)
+    assert_close(logits, expected)
+    assert caplog.messages == ["this does not work here (OSError: disk full); eager is used"]
+    largest, sums = backend.vocabulary_sums(logits, 0.5, 2)  # and goes on without a word
+    assert_close((largest, sums), vocabulary_sums.EAGER.vocabulary_sums(logits, 0.5, 2))
+    assert len(caplog.messages) == 1 and len(done) == 1
+    caplog.clear()
 
 
 def test_shapes_that_keep_changing_do_not_recompile():

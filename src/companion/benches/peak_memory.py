@@ -2,6 +2,7 @@
 
 import ctypes
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,10 +13,11 @@ def peak_memory(computation: Callable[[], object]) -> int:
     Better than the peak in getrusage, which a child process inherits from its parent.
 
     Raises:
-        OSError: no /proc as on Linux.
+        OSError: this is not Linux.
     """
+    require_linux()
     ctypes.CDLL(None).malloc_trim(0)  # free memory that the process keeps would hide what is allocated from it
-    Path("/proc/self/clear_refs").write_text("5")  # the highest point so far is forgotten
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the highest point so far is forgotten
     before = _status("VmRSS")
     result = computation()
     peak = _status("VmHWM")
@@ -23,6 +25,12 @@ def peak_memory(computation: Callable[[], object]) -> int:
     return peak - before
 
 
+def require_linux() -> None:
+    """Raise OSError where peak memory cannot be measured."""
+    if sys.platform != "linux":
+        raise OSError(f"peak memory is read from /proc, which only Linux has; this is {sys.platform}")
+
+
 def _status(field: str) -> int:
-    found = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    found = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii", errors="replace"))
     return int(found[1]) * 1024

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from companion.benches.peak_memory import peak_memory
+from companion.benches.peak_memory import peak_memory, require_linux
 from companion.files import write_atomically
 from companion.provenance import provenance
 from entropy_dynamics import theory
@@ -230,6 +230,10 @@ def main() -> None:
         return
     if options.rounds < 1 or options.threads < 1:
         parser.error("--rounds and --threads must be at least 1")
+    try:
+        require_linux()
+    except OSError as error:
+        parser.error(str(error))
     made_by = provenance() | {"threads": options.threads}
     print(f"{made_by['machine']['cpu']}, {options.threads} threads, torch {made_by['versions']['torch']}, float32")
     rows = []

