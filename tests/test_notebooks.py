@@ -39,6 +39,14 @@ def test_there_are_notebooks_in_order():
     assert numbers[:4] == [0, 1, 2, 3] and len(set(numbers)) == len(numbers)
 
 
+def test_every_notebook_is_linked_from_the_first_and_from_the_readme():
+    first = "".join(cell.source for cell in nbformat.read(PATHS[0], 4).cells if cell.cell_type == "markdown")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for path in PATHS:
+        assert path == PATHS[0] or f"]({path.name})" in first, path.name
+        assert f"](notebooks/{path.name})" in readme, path.name
+
+
 def test_the_title_states_a_result_and_limits_are_named(notebook):
     first = notebook.cells[0]
     assert first.cell_type == "markdown" and first.source.startswith("# ")

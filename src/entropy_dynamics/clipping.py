@@ -27,7 +27,8 @@ def clip_b(
     """Clip_B: judge S_* by its mean and deviation over the batch.
 
     With z_t = S_*^t - mean S_* and sigma the population deviation of S_*, "released" masks tokens with A < 0 and
-    z_t < -mu sigma, "two-sided" every token with |z_t| > mu sigma.
+    z_t < -mu sigma, "two-sided" every token with |z_t| > mu sigma. (The released code takes p from the engine that
+    sampled and H from the trainer; where those disagree, sigma grows and it masks fewer tokens.)
 
     Args:
         statistics: of the sampled tokens, each of the mask's shape; nats.
@@ -61,7 +62,9 @@ def clip_v(
     """Clip_V: judge D = S_* - E_p[S] by zero and its deviation over the batch.
 
     With sigma the population deviation of D, "released" masks tokens with A < 0 and D_t < -mu sigma, "two-sided" every
-    token with |D_t| > mu sigma. Arguments, result and errors as in `clip_b`; besides:
+    token with |D_t| > mu sigma. (The released code also leaves tokens with A = 0 and D_t < -mu sigma out of the response
+    mask; they have no gradient, so that only its denominators shrink.) Arguments, result and errors as in `clip_b`;
+    besides:
 
     Args:
         max_fraction: at most max(1, floor(max_fraction n)) of the n response tokens are masked, those with the largest

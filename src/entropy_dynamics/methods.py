@@ -67,7 +67,8 @@ class Terms(NamedTuple):
 def grpo(batch: TokenBatch, generator: torch.Generator, *, clip_low: float = 0.2, clip_high: float = 0.2) -> Tensor:
     """GRPO with PPO's clip (arXiv 1707.06347, 2402.03300), see `is_clipped`; 0.2 on both sides is the usual choice.
 
-    Clip-higher (DAPO, arXiv 2503.14476) is clip_high = 0.28; arXiv 2509.26114 studies both bounds.
+    Clip-higher (DAPO, arXiv 2503.14476) is clip_high = 0.28; arXiv 2509.26114 studies both bounds. Not in it: the dual
+    clip of many trainers, which also drops tokens with A < 0 and r above 3 or more.
     """
     return batch.mask & ~is_clipped(batch.ratio, batch.advantages, clip_low=clip_low, clip_high=clip_high)
 
@@ -278,7 +279,8 @@ def repo(batch: TokenBatch, generator: torch.Generator, *, beta: float = 0.01) -
 def steer(batch: TokenBatch, generator: torch.Generator, *, smallest: float = 0.8) -> Tensor:
     """STEER (arXiv 2510.10150, as in its code): weight exp(-k |W|), W = (A / p_old) p (1 - p)(log p + H).
 
-    k is such that the token with the largest |W| of the batch gets the weight `smallest`.
+    k is such that the token with the largest |W| of the batch gets the weight `smallest`. The code takes the largest of a
+    micro-batch, and at least 0.02.
     """
     p = batch.statistics.log_prob.exp()
     surprise = batch.statistics.log_prob + batch.statistics.entropy

@@ -92,6 +92,8 @@ def from_matrices(
         if works:
             try:
                 return operation(*arguments)
+            except torch.OutOfMemoryError:
+                raise
             except Exception as error:  # whatever a missing or broken compiler raises
                 works = False
                 reason = " ".join(str(error).split("\n")[:2]).strip()  # the first line may only say who raised what

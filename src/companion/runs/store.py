@@ -10,12 +10,11 @@ from pathlib import Path
 
 from filelock import FileLock
 from pydantic import BaseModel
-from safetensors import SafetensorError
 
 from companion.record import Record, read_record, write_record
 from companion.runs.names import differences, dump
 
-DAMAGED = (ValueError, KeyError, TypeError, AttributeError, FileNotFoundError, SafetensorError)
+DAMAGED = (ValueError, FileNotFoundError)  # of `read_record`
 _log = logging.getLogger(__name__)
 
 
