@@ -62,7 +62,7 @@ def clip_v(
     """Clip_V: judge D = S_* - E_p[S] by zero and its deviation over the batch.
 
     With sigma the population deviation of D, "released" masks tokens with A < 0 and D_t < -mu sigma, "two-sided" every
-    token with |D_t| > mu sigma. (The released code also leaves tokens with A = 0 and D_t < -mu sigma out of the response
+    token with |D_t| > mu sigma. (The released code also takes tokens with A = 0 and D_t < -mu sigma out of the response
     mask; they have no gradient, so that only its denominators shrink.) Arguments, result and errors as in `clip_b`;
     besides:
 

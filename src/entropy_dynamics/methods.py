@@ -279,8 +279,8 @@ def repo(batch: TokenBatch, generator: torch.Generator, *, beta: float = 0.01) -
 def steer(batch: TokenBatch, generator: torch.Generator, *, smallest: float = 0.8) -> Tensor:
     """STEER (arXiv 2510.10150, as in its code): weight exp(-k |W|), W = (A / p_old) p (1 - p)(log p + H).
 
-    k is such that the token with the largest |W| of the batch gets the weight `smallest`. The code takes the largest of a
-    micro-batch, and at least 0.02.
+    k is such that the token with the largest |W| of the batch gets the weight `smallest`. The code takes the largest of
+    a micro-batch, and at least 0.02.
     """
     p = batch.statistics.log_prob.exp()
     surprise = batch.statistics.log_prob + batch.statistics.entropy
