@@ -77,6 +77,22 @@ def loss(
     return -(objective.sum(-1) / lengths.clamp(min=1)).sum() / (lengths > 0).sum().clamp(min=1)
 
 
+def shares(
+    mask: Tensor,
+    terms: Terms,
+    *,
+    aggregation: Literal["token-mean", "sequence-mean"] = "token-mean",
+    denominator: Literal["all", "kept"] = "all",
+) -> Tensor:
+    """(N, T): what each token's objective counts in `loss`, 0 outside the mask; arguments as there."""
+    counted = mask if denominator == "all" else mask & _counts(terms)
+    one = mask.to(terms.weights.dtype)
+    if aggregation == "token-mean":
+        return one / counted.sum().clamp(min=1)
+    lengths = counted.sum(-1, keepdim=True)
+    return one / lengths.clamp(min=1) / (lengths > 0).sum().clamp(min=1)
+
+
 def _counts(terms: Terms) -> Tensor:
     return (terms.weights != 0) | (terms.log_prob != 0) | (terms.entropy != 0)
 

@@ -43,10 +43,8 @@ def linear_token_statistics(
         ValueError: shapes or dtypes that do not fit together, and whatever `token_statistics` refuses.
     """
     check_temperature(temperature)
-    if torch.is_autocast_enabled(hidden.device.type):
-        dtype = torch.get_autocast_dtype(hidden.device.type)
-        hidden, weight, bias = (x if x is None else x.to(dtype) for x in (hidden, weight, bias))
-    _check_head(hidden, weight, bias)
+    hidden, weight, bias = under_autocast(hidden, weight, bias)
+    check_head(hidden, weight, bias)
     check_tokens(tokens, hidden[..., :1].expand(*hidden.shape[:-1], len(weight)))
     chosen = select(backend, elements=tokens.numel() * len(weight), device=hidden.device)
     hidden, k = hidden.reshape(-1, hidden.shape[-1]), tokens.reshape(-1).long()
@@ -57,7 +55,16 @@ def linear_token_statistics(
     return TokenStatistics(*(x if x is None else x.view(tokens.shape) for x in from_sums(log_prob, sums)))
 
 
-def _check_head(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+def under_autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+    """The tensors as a linear layer would take them: in autocast's dtype where it is on."""
+    kind = tensors[0].device.type
+    if not torch.is_autocast_enabled(kind):
+        return tensors
+    return tuple(x if x is None else x.to(torch.get_autocast_dtype(kind)) for x in tensors)
+
+
+def check_head(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    """Raise ValueError unless shapes and dtypes of an output head fit together."""
     if not hidden.is_floating_point() or hidden.ndim == 0 or weight.shape[1:] != hidden.shape[-1:] or not len(weight):
         raise ValueError(
             f"hidden must be floating (..., W) and weight (V, W), got {hidden.dtype} of shape {tuple(hidden.shape)} "

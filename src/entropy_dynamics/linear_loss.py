@@ -1,0 +1,165 @@
+"""The GRPO objective straight from hidden states and the output head, with its gradient, without the (T, V) logits.
+
+A rule's coefficients are constants, so the gradient of a token's logits is known as soon as the logits are. With
+`grpo.shares` s and the coefficients w, b and c of r A, log p and H,
+
+    dL/dz = (p (g + e (log p + H)) - g e_k) / temperature,    g = s (w r A + b),    e = s c.
+
+The logits of a few tokens are made, read for all statistics, turned into that gradient in place, and multiplied with
+head and hidden states: three matrix products, as many as where the logits are kept.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from entropy_dynamics import grpo
+from entropy_dynamics.backends import select
+from entropy_dynamics.linear_statistics import check_head, under_autocast
+from entropy_dynamics.methods import Terms, TokenBatch
+from entropy_dynamics.theory import check_largest, check_tokens
+from entropy_dynamics.token_statistics import TokenStatistics, check_temperature, from_sums
+from entropy_dynamics.vocabulary_sums import LOWEST, Backend, accumulator
+
+FEWEST_TOKENS, MOST_TOKENS = 64, 256  # whose logits are there at once; between them a quarter of the tokens
+WORDS_AT_ONCE = 8192  # of a half-precision head whose gradient is added up in float32
+
+
+def linear_grpo_loss(
+    hidden: Tensor,
+    weight: Tensor,
+    tokens: Tensor,
+    batch: TokenBatch,
+    terms: Terms,
+    *,
+    bias: Tensor | None = None,
+    temperature: float = 1.0,
+    aggregation: Literal["token-mean", "sequence-mean"] = "token-mean",
+    denominator: Literal["all", "kept"] = "all",
+    backend: str = "auto",
+) -> tuple[Tensor, TokenStatistics]:
+    """`grpo.loss` of the logits hidden weight^T + bias, which never exist as a whole, and the statistics they give.
+
+    Args:
+        hidden: (N, T, W), the last hidden states that predict `tokens`; floating. Those outside the mask are not read.
+        weight, bias, temperature, backend: as in `linear_token_statistics`.
+        tokens: (N, T), integer indices into the vocabulary.
+        batch, terms, aggregation, denominator: as in `grpo.loss`; the batch's own statistics are not used.
+
+    Returns:
+        The loss, a scalar whose gradient flows to `hidden`, `weight` and `bias`, once; and `TokenStatistics` (N, T)
+        without gradient, 0 outside the mask.
+
+    Raises:
+        ValueError: shapes or dtypes that do not fit together, and whatever `token_statistics` refuses.
+    """
+    check_temperature(temperature)
+    hidden, weight, bias = under_autocast(hidden, weight, bias)
+    check_head(hidden, weight, bias)
+    check_tokens(tokens, hidden[..., :1].expand(*hidden.shape[:-1], len(weight)))
+    if tokens.shape != batch.mask.shape:
+        raise ValueError(f"tokens have shape {tuple(tokens.shape)}, expected {tuple(batch.mask.shape)} like the mask")
+    share = grpo.shares(batch.mask, terms, aggregation=aggregation, denominator=denominator)
+    ratio_part = share * terms.weights * batch.advantages
+    columns = (tokens.long(), batch.old.log_prob, ratio_part, share * terms.log_prob, share * terms.entropy)
+    counts = torch.stack([x != 0 for x in columns[2:]]).any(0)[batch.mask]
+    order = counts.long().argsort(descending=True, stable=True)  # tokens with a gradient first
+    places = batch.mask.flatten().nonzero().squeeze(-1)[order]
+    chosen = select(backend, elements=len(places) * len(weight), device=hidden.device)
+    loss, *found = _Loss.apply(
+        hidden.reshape(-1, hidden.shape[-1])[places],
+        weight,
+        bias,
+        *(x.expand(tokens.shape).reshape(-1)[places] for x in columns),
+        int(counts.sum()),
+        temperature,
+        chosen,
+    )
+    filled = (x.new_zeros(tokens.numel()).index_put((places,), x).view(tokens.shape) for x in found)
+    return loss, TokenStatistics(*filled)
+
+
+class _Loss(torch.autograd.Function):
+    """The loss of tokens (M,) and their statistics; keeps the gradients that are asked for, and nothing else."""
+
+    @staticmethod
+    def forward(
+        ctx, hidden, weight, bias, tokens, old, of_ratio, of_log_prob, of_entropy, active, temperature, backend
+    ):
+        inputs, dtype = (hidden, weight, bias), accumulator(hidden.dtype)
+        ctx.dtypes = [None if x is None else x.dtype for x in inputs]
+        ctx.gradients = gradients = [
+            x.new_zeros(x.shape, dtype=dtype) if needed else None for x, needed in zip(inputs, ctx.needs_input_grad)
+        ]
+        size = min(max(FEWEST_TOKENS, len(hidden) // 4), MOST_TOKENS)
+        memory = hidden.new_empty(min(size, len(hidden)) * len(weight))
+        starts = [*range(0, active, size), *range(active, len(hidden), size)]
+        loss, found = (
+            hidden.new_zeros((), dtype=torch.float64),
+            [hidden.new_zeros(len(hidden), dtype=dtype) for _ in range(4)],
+        )
+        for start, stop in zip(starts, [*starts[1:], len(hidden)]):
+            some = slice(start, stop)
+            logits = _logits(hidden[some], weight, bias, memory)
+            normalizer, statistics = _statistics(logits, tokens[some], temperature, backend)
+            for whole, part in zip(found, statistics):
+                whole[some] = part
+            g = of_ratio[some] * (statistics.log_prob - old[some]).exp()
+            loss -= (g + of_log_prob[some] * statistics.log_prob + of_entropy[some] * statistics.entropy).double().sum()
+            if start < active:
+                g = (g + of_log_prob[some]) / temperature
+                e = of_entropy[some] / temperature
+                _softmax(logits, normalizer, g, e, statistics.entropy, temperature, backend)
+                logits[torch.arange(len(g), device=g.device), tokens[some]] -= g.to(logits.dtype)
+                _multiply(logits, hidden[some], weight, some, gradients)
+        ctx.mark_non_differentiable(*found)
+        return loss.to(dtype), *found
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad_loss, *_):
+        gradients = (None if x is None else (x * grad_loss).to(dtype) for x, dtype in zip(ctx.gradients, ctx.dtypes))
+        return *gradients, *(None,) * 8
+
+
+def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, memory: Tensor) -> Tensor:
+    """(n, V), in `memory`."""
+    out = memory[: len(hidden) * len(weight)].view(len(hidden), len(weight))
+    torch.mm(hidden, weight.T, out=out)
+    return out if bias is None else out.add_(bias)
+
+
+def _statistics(logits: Tensor, tokens: Tensor, temperature: float, backend: Backend) -> tuple[Tensor, TokenStatistics]:
+    """The log of sum exp z of every state, and the statistics."""
+    largest, sums = backend.vocabulary_sums(logits, temperature, 2)
+    check_largest(largest)
+    z_k = logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1).to(largest.dtype) / temperature
+    normalizer = largest + sums[0].log()
+    return normalizer, from_sums(z_k - largest - sums[0].log(), sums)
+
+
+def _softmax(
+    logits: Tensor, normalizer: Tensor, g: Tensor, e: Tensor, entropy: Tensor, temperature: float, backend: Backend
+) -> None:
+    """Overwrite the logits with p (g + e (log p + H))."""
+    if not e.any():
+        backend.scaled_softmax(logits, logits, normalizer, g, temperature)
+        return
+    for row in range(len(logits)):
+        log_p = logits[row].to(normalizer.dtype) / temperature - normalizer[row]
+        logits[row] = log_p.exp() * (g[row] + e[row] * (log_p.clamp(min=LOWEST) + entropy[row]))
+
+
+def _multiply(grad: Tensor, hidden: Tensor, weight: Tensor, some: slice, gradients: list[Tensor | None]) -> None:
+    """Add what the gradient of some tokens' logits gives the hidden states, the head and its bias."""
+    of_hidden, of_weight, of_bias = gradients
+    if of_hidden is not None:
+        of_hidden[some] = grad @ weight
+    if of_weight is not None and of_weight.dtype == grad.dtype:
+        of_weight.addmm_(grad.T, hidden)
+    elif of_weight is not None:
+        for words, part in zip(of_weight.split(WORDS_AT_ONCE), grad.split(WORDS_AT_ONCE, -1)):
+            words += part.T @ hidden
+    if of_bias is not None:
+        of_bias += grad.sum(0)

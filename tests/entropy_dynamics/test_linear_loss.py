@@ -1,0 +1,200 @@
+"""The loss, its gradients and the statistics are those of the logits, which are never there."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from entropy_dynamics import grpo, linear_loss, theory
+from entropy_dynamics.linear_loss import linear_grpo_loss
+from entropy_dynamics.methods import RULES, Terms, TokenBatch, as_terms
+from entropy_dynamics.token_statistics import token_statistics
+
+N, T, W, V = 6, 5, 8, 40
+DRAWN = torch.Generator().manual_seed(0)
+HIDDEN = torch.randn(N, T, W, generator=DRAWN, dtype=torch.float64)
+WEIGHT = torch.randn(V, W, generator=DRAWN, dtype=torch.float64)
+BIAS = torch.randn(V, generator=DRAWN, dtype=torch.float64)
+TOKENS = torch.randint(V, (N, T), generator=DRAWN)
+MASK = torch.arange(T) < torch.tensor([5, 3, 1, 5, 4, 2]).unsqueeze(-1)
+A = torch.tensor([1.2, -0.7, 0.0, 0.4, -1.0, 0.3], dtype=torch.float64).unsqueeze(-1).expand(N, T)
+
+
+def batch_of(temperature=1.0, bias=None):
+    logits = HIDDEN @ WEIGHT.T + (0 if bias is None else bias)
+    now = token_statistics(logits, TOKENS, temperature=temperature)
+    moved = now.log_prob + 0.2 * torch.randn(N, T, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    rewards = (A > 0).double()
+    return TokenBatch(now, now._replace(log_prob=moved), A, rewards, MASK, torch.arange(N) // 2, entropies=(1.0, 0.9))
+
+
+def drawn_terms(kinds):
+    drawn = torch.Generator().manual_seed(2)
+    weights, log_prob, entropy = (torch.randn(N, T, generator=drawn, dtype=torch.float64) for _ in range(3))
+    weights[0, 1] = log_prob[0, 1] = entropy[0, 1] = 0
+    nothing = torch.zeros(N, T, dtype=torch.float64)
+    return Terms(*(x if name in kinds else nothing for name, x in zip(Terms._fields, (weights, log_prob, entropy))))
+
+
+def by_logits(batch, terms, temperature, bias, **options):
+    """The loss and the gradients of hidden states, head and bias from whole logits and autograd."""
+    inputs = [x.clone().requires_grad_() for x in (HIDDEN, WEIGHT, *([] if bias is None else [bias]))]
+    logits = (inputs[0] @ inputs[1].T + (inputs[2] if bias is not None else 0)) / temperature
+    log_prob = logits.log_softmax(-1).gather(-1, TOKENS.unsqueeze(-1)).squeeze(-1)
+    loss = grpo.loss(log_prob, theory.entropy(logits), batch, terms, **options)
+    return loss, torch.autograd.grad(loss, inputs)
+
+
+def check(batch, terms, *, temperature=1.0, bias=None, backend="eager", **options):
+    inputs = [x.clone().requires_grad_() for x in (HIDDEN, WEIGHT, *([] if bias is None else [bias]))]
+    loss, statistics = linear_grpo_loss(
+        inputs[0],
+        inputs[1],
+        TOKENS,
+        batch,
+        terms,
+        bias=inputs[2] if bias is not None else None,
+        temperature=temperature,
+        backend=backend,
+        **options,
+    )
+    expected, gradients = by_logits(batch, terms, temperature, bias, **options)
+    assert_close(loss, expected, rtol=1e-11, atol=1e-13)
+    for ours, theirs in zip(torch.autograd.grad(3 * loss, inputs), gradients):
+        assert_close(ours, 3 * theirs, rtol=1e-9, atol=1e-12)
+    for ours, theirs in zip(statistics[:4], batch.statistics):
+        assert_close(ours, theirs.where(MASK, 0.0), rtol=1e-10, atol=1e-12)
+        assert not ours.requires_grad
+
+
+@pytest.mark.parametrize("most", [1, 3, 1000])
+@pytest.mark.parametrize("kinds", [("weights",), ("log_prob",), ("entropy",), Terms._fields, ()])
+@pytest.mark.parametrize("aggregation", ["token-mean", "sequence-mean"])
+@pytest.mark.parametrize("denominator", ["all", "kept"])
+def test_every_kind_of_coefficient(monkeypatch, kinds, aggregation, denominator, most):
+    monkeypatch.setattr(linear_loss, "FEWEST_TOKENS", 1)
+    monkeypatch.setattr(linear_loss, "MOST_TOKENS", most)
+    check(batch_of(), drawn_terms(kinds), aggregation=aggregation, denominator=denominator)
+
+
+@pytest.mark.parametrize("backend", ["eager", "compiled"])
+@pytest.mark.parametrize("temperature", [0.7, 1.6])
+@pytest.mark.parametrize("bias", [None, BIAS])
+def test_temperature_and_bias(temperature, bias, backend):
+    check(batch_of(temperature, bias), drawn_terms(Terms._fields), temperature=temperature, bias=bias, backend=backend)
+
+
+OPTIONS = {
+    "clip_b": {"mu": 0.5},
+    "clip_v": {"mu": 0.5},
+    "matched_mask": {"like": "clip_b", "mu": 0.5, "choice": "random"},
+    "intervention": {"action": "keep", "advantage": "positive", "statistic": "S", "sign": "above"},
+}
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_every_rule(rule):
+    batch = batch_of()
+    terms = RULES[rule](batch, torch.Generator().manual_seed(0), **OPTIONS.get(rule, {}))
+    check(batch, terms if isinstance(terms, Terms) else as_terms(batch, terms))
+
+
+def test_shares_are_what_the_loss_counts():
+    batch, terms = batch_of(), drawn_terms(Terms._fields)
+    log_prob, entropy = batch.statistics[:2]
+    objective = terms.weights * batch.ratio * A + terms.log_prob * log_prob + terms.entropy * entropy
+    for aggregation in ("token-mean", "sequence-mean"):
+        for denominator in ("all", "kept"):
+            options = {"aggregation": aggregation, "denominator": denominator}
+            share = grpo.shares(MASK, terms, **options)
+            assert_close(-(share * objective).sum(), grpo.loss(log_prob, entropy, batch, terms, **options))
+            assert not share[~MASK].any()
+
+
+def test_what_lies_behind_the_end_token_is_not_read():
+    batch, terms = batch_of(), drawn_terms(("weights",))
+    hidden = HIDDEN.masked_fill(~MASK.unsqueeze(-1), torch.nan).requires_grad_()
+    loss, statistics = linear_grpo_loss(hidden, WEIGHT, TOKENS, batch, terms)
+    (gradient,) = torch.autograd.grad(loss, hidden)
+    assert_close(loss, by_logits(batch, terms, 1.0, None)[0])
+    assert gradient.isfinite().all() and not gradient[~MASK].any() and all(x.isfinite().all() for x in statistics[:4])
+
+
+def test_nothing_to_train_on_is_zero():
+    batch = batch_of()
+    empty = TokenBatch(batch.statistics, batch.old, A, batch.rewards, torch.zeros_like(MASK), batch.groups)
+    hidden = HIDDEN.clone().requires_grad_()
+    loss, statistics = linear_grpo_loss(hidden, WEIGHT, TOKENS, empty, drawn_terms(Terms._fields))
+    assert loss == 0 and not torch.autograd.grad(loss, hidden)[0].any() and not statistics.entropy.any()
+
+
+def test_only_the_gradients_that_are_asked_for():
+    weight = WEIGHT.clone().requires_grad_()
+    loss, _ = linear_grpo_loss(HIDDEN, weight, TOKENS, batch_of(), drawn_terms(("weights",)))
+    assert_close(
+        torch.autograd.grad(loss, weight)[0], by_logits(batch_of(), drawn_terms(("weights",)), 1.0, None)[1][1]
+    )
+    loss, _ = linear_grpo_loss(HIDDEN, WEIGHT, TOKENS, batch_of(), drawn_terms(("weights",)))
+    assert not loss.requires_grad
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-5), (torch.bfloat16, 0.03)])
+def test_lower_precision(monkeypatch, dtype, tolerance):
+    monkeypatch.setattr(linear_loss, "FEWEST_TOKENS", 2)
+    monkeypatch.setattr(linear_loss, "WORDS_AT_ONCE", 7)
+    batch, terms = batch_of(), drawn_terms(Terms._fields)
+    inputs = [x.to(dtype).requires_grad_() for x in (HIDDEN, WEIGHT)]
+    loss, statistics = linear_grpo_loss(*inputs, TOKENS, batch, terms)
+    assert loss.dtype == statistics.entropy.dtype == torch.float32
+    expected, gradients = by_logits(batch, terms, 1.0, None)
+    assert_close(loss.double(), expected, rtol=tolerance, atol=tolerance)
+    for ours, theirs in zip(torch.autograd.grad(loss, inputs), gradients):
+        assert ours.dtype == dtype
+        assert_close(ours.double(), theirs, rtol=0, atol=tolerance * theirs.abs().max().item())
+
+
+def test_bad_input_is_named():
+    batch, terms = batch_of(), drawn_terms(("weights",))
+    for arguments, message in (
+        ((HIDDEN, WEIGHT[:, 1:], TOKENS), "weight \\(V, W\\)"),
+        ((HIDDEN, WEIGHT.float(), TOKENS), "weight is torch.float32"),
+        ((HIDDEN[:3], WEIGHT, TOKENS[:3]), r"tokens have shape \(3, 5\), expected \(6, 5\) like the mask"),
+        ((HIDDEN, WEIGHT, TOKENS + V), "outside the vocabulary"),
+        ((HIDDEN * torch.nan, WEIGHT, TOKENS), "largest logit of a state is nan"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            linear_grpo_loss(*arguments, batch, terms)
+    with pytest.raises(ValueError, match="temperature is 0"):
+        linear_grpo_loss(HIDDEN, WEIGHT, TOKENS, batch, terms, temperature=0)
+
+
+MEMORY = """
+from pathlib import Path
+import torch
+from entropy_dynamics import grpo
+from entropy_dynamics.linear_loss import linear_grpo_loss
+from entropy_dynamics.methods import TokenBatch, as_terms
+from entropy_dynamics.token_statistics import TokenStatistics
+rows, length, width, vocabulary = 4, 256, 64, 150_000
+def peak():
+    return 1024 * int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
+hidden = torch.randn(rows, length, width, requires_grad=True)
+weight = torch.randn(vocabulary, width, requires_grad=True)
+tokens, mask = torch.zeros(rows, length, dtype=torch.long), torch.ones(rows, length, dtype=torch.bool)
+nothing = torch.zeros(rows, length)
+old = TokenStatistics(nothing - 11, nothing, nothing, nothing)
+batch = TokenBatch(old, old, nothing + 1, nothing, mask, torch.zeros(rows, dtype=torch.long))
+before = peak()
+loss, _ = linear_grpo_loss(hidden, weight, tokens, batch, as_terms(batch, mask), backend="eager")
+loss.backward()
+gradients = 4 * 2 * (hidden.numel() + weight.numel())  # in the function's keeping and in .grad
+print((peak() - before - gradients) / (4 * 3 * tokens.numel() * vocabulary))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
+def test_a_tenth_of_the_memory_of_logits_log_probabilities_and_their_gradient():
+    done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 0.1
