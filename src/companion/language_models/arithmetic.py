@@ -3,6 +3,7 @@
 import random
 import re
 from collections.abc import Callable
+from decimal import Decimal
 from functools import cache
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ FORMATS: dict[str, Callable[[str], str]] = {
     "one example": lambda expression: f"{EXAMPLE}{expression} =",
     "two examples": lambda expression: f"{EXAMPLE}18 + 47 = 65\n{expression} =",
 }
-_NUMBER = re.compile(r"-?\d+")
+_NUMBER = re.compile(r"(-?(?:\d*\.)?\d+)(\w|%|[.,:/^]\d)?")  # the number, and what makes another one of it
 
 
 class Problem(NamedTuple):
@@ -28,9 +29,13 @@ class Problem(NamedTuple):
 
 
 def is_correct(problem: Problem, response: str) -> bool:
-    """Whether the first number in a response is the value; False where there is none."""
-    number = _NUMBER.search(response)
-    return number is not None and int(number.group()) == problem.answer
+    """Whether the first number in a response is the value; False where there is none.
+
+    The number is read to its end: 59.9, 59,000, 59/2, 59% and 59abc are not 59. A sentence's sign after it is not read
+    ("59.", "59, since"), and 59.0 and 059 are 59.
+    """
+    number = _NUMBER.search(response.replace("−", "-"))
+    return number is not None and number[2] is None and Decimal(number[1]) == problem.answer  # int() refuses long ones
 
 
 @cache

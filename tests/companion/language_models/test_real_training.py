@@ -22,16 +22,31 @@ from companion.language_models.real_training import (
 )
 
 
-def test_the_first_number_of_a_response_counts():
-    for response, right in (
-        (" 59, since", True),
-        ("59", True),
-        (" 5 9", False),
-        ("the sum", False),
-        ("60 or 59", False),
-    ):
-        assert arithmetic.is_correct(Problem("34 + 25", 59), response) == right
-    assert arithmetic.is_correct(Problem("3 - 5", -2), " -2") and not arithmetic.is_correct(Problem("3 - 5", -2), " 2")
+@pytest.mark.parametrize(
+    ("value", "right", "wrong"),
+    [
+        (
+            59,
+            ("59", " 59, since", "59.", "59\n60", "59: 5 tens", "59) or 60", "$59", "059", "59.0", "59,\n9"),
+            (
+                *(" 5 9", "the sum", "", "60 or 59", "-59", "−59", ".59", "590", "5959"),
+                *("59.9", "59,000", "59/2", "59:30", "59^2", "59%", "59abc", "59e3", "59²", "59/59", "59.9 or 59"),
+            ),
+        ),
+        (-2, (" -2", "−2."), (" 2", "-2.5", "-20", "0-2")),
+        (0, ("0", "-0", "000."), ("0.5", ".0.1", "0x1")),
+    ],
+)
+def test_the_first_number_of_a_response_counts(value, right, wrong):
+    problem = Problem("", value)
+    assert [text for text in right if not arithmetic.is_correct(problem, text)] == []
+    assert [text for text in wrong if arithmetic.is_correct(problem, text)] == []
+
+
+def test_numbers_have_any_length():
+    for text in ("5" * 5000, "59" + "0" * 5000, "59." + "0" * 5000 + "1"):
+        assert not arithmetic.is_correct(Problem("34 + 25", 59), text)
+    assert arithmetic.is_correct(Problem("34 + 25", 59), "0" * 5000 + "59")
 
 
 @pytest.mark.parametrize("task", arithmetic.TASKS)
