@@ -15,7 +15,7 @@ def peak_memory(computation: Callable[[], object]) -> int:
         OSError: no /proc as on Linux.
     """
     ctypes.CDLL(None).malloc_trim(0)  # free memory that the process keeps would hide what is allocated from it
-    Path("/proc/self/clear_refs").write_text("5")  # the highest point so far is forgotten
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the highest point so far is forgotten
     before = _status("VmRSS")
     result = computation()
     peak = _status("VmHWM")
@@ -24,5 +24,5 @@ def peak_memory(computation: Callable[[], object]) -> int:
 
 
 def _status(field: str) -> int:
-    found = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    found = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))
     return int(found[1]) * 1024

@@ -28,6 +28,7 @@ from companion.laboratory import tasks
 from companion.laboratory.policies import WarmStart, build_policy, character_tokenizer
 from companion.language_models import arithmetic, math_data
 from companion.language_models.language_model import SMOLLM2, load_language_model
+from companion.processes import end_with_launcher
 from entropy_dynamics.trl import EntropyClippingGRPOConfig, EntropyClippingGRPOTrainer
 
 Source = Literal["paper, reported", "released file", "framework default", "ours"]
@@ -204,7 +205,7 @@ def paper_parts(config: PaperScale) -> Parts:
             f"no pass rates in {config.pass_rates}: sample {config.group_size} responses of {config.model} to each "
             "prompt, score them with math_data.score, and write {prompt: share of right ones} there"
         )
-    rates = json.loads(Path(config.pass_rates).read_text())
+    rates = json.loads(Path(config.pass_rates).read_text(encoding="utf-8"))
     rows = [{"prompt": r["prompt"], "answer": r["solution"], "pass_rate": rates.get(r["prompt"])} for r in rows]
     formed = math_data.well_formed(rows, longest_prompt=4 * config.prompt_tokens)
     middling = math_data.of_middling_difficulty(formed.rows)
@@ -257,6 +258,7 @@ def main() -> int:
         write_atomically(options.write_accelerate, yaml.safe_dump(accelerate_settings(config)))
         return 0
     if options.dry_run:
+        end_with_launcher()
         parts = {"small": small_parts, "smollm2": smollm2_parts}[options.dry_run]()
         with tempfile.TemporaryDirectory() as folder:
             trainer = train(config, parts, Path(folder), save_strategy="no", disable_tqdm=True, **DRY)
