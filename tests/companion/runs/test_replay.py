@@ -102,6 +102,7 @@ def test_other_instructions_keep_within_the_tolerance(name):
     )
 
 
+@pytest.mark.slow
 def test_the_workers_of_a_killed_replay_end_with_it():
     command = [sys.executable, "-m", "companion.runs.replay", "--only", "whole", "--jobs", "1"]
     run = subprocess.Popen(command, stdout=subprocess.DEVNULL)
