@@ -132,7 +132,7 @@ def test_a_recipe_writes_where_its_line_says(target):
     assert re.findall(r"--output (\S+)", recipe) == TARGETS[target]
 
 
-NAMED = re.compile(r"`make ([a-z-]+)`(?:(?!`make |\. |[;|]).)*?`((?:build|data)/[^`]*)`")
+NAMED = re.compile(r"`make ([a-z-]+)`(?:(?!`make |\. |\|).)*?`((?:build|data)/[^`]*)`")
 
 
 @pytest.mark.parametrize("path", [ROOT / "README.md", *sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))], ids=str)
