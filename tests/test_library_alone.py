@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = {extra: [Requirement(text) for text in texts] for extra, texts in PROJECT["optional-dependencies"].items()}
 MODULES = sorted(path.stem for path in (ROOT / "src" / "entropy_dynamics").glob("*.py"))
 NEED_AN_EXTRA = {"trl", "triton_backend"}
@@ -54,7 +54,7 @@ def test_the_packages_that_are_kept_out_are_those_one_would_think_of():
 @pytest.mark.parametrize("module", [name for name in MODULES if name not in NEED_AN_EXTRA])
 def test_a_module_imports_with_torch_alone(module):
     command = [sys.executable, "-c", CHILD, module, "companion", *names_of_extras()]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr[-3000:]
 
 
@@ -68,7 +68,7 @@ def wheel(tmp_path_factory):
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     pip = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder)]
-    done = subprocess.run([*pip, str(source)], capture_output=True, text=True)
+    done = subprocess.run([*pip, str(source)], capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr[-3000:]
     (found,) = folder.glob("*.whl")
     return next(iter(metadata.distributions(path=[str(found)])))

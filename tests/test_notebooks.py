@@ -11,7 +11,7 @@ import pytest
 from companion.notebooks.claims import CLAIMS, verdicts
 
 ROOT = Path(__file__).parents[1]
-PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+PATHS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 
 
 @pytest.fixture(params=PATHS, ids=lambda path: path.stem)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
+NO_COMMIT = "none: git knows no repository at the project's root"
 MAIN_LIBRARIES = ("torch", "transformers", "numpy", "pandas", "matplotlib", "seaborn")
 
 
@@ -32,11 +33,12 @@ def machine() -> dict[str, Any]:
 
 @cache
 def provenance() -> dict[str, Any]:
-    """Commit, machine and versions of this process."""
-    dirty = _git("status", "--porcelain")
+    """Commit, machine and versions of this process; the commit is that of this project, of no repository around it."""
+    top = _git("rev-parse", "--show-toplevel")
+    ours = top is not None and Path(top).resolve() == ROOT.resolve()
     return {
-        "commit": _git("rev-parse", "HEAD"),
-        "uncommitted_changes": None if dirty is None else bool(dirty),
+        "commit": _git("rev-parse", "HEAD") if ours else NO_COMMIT,
+        "uncommitted_changes": bool(_git("status", "--porcelain")) if ours else None,
         "machine": machine(),
         "versions": library_versions(),
     }
@@ -44,7 +46,7 @@ def provenance() -> dict[str, Any]:
 
 def _git(*arguments: str) -> str | None:
     with contextlib.suppress(OSError, subprocess.CalledProcessError):
-        run = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True, cwd=ROOT)
+        run = subprocess.run(["git", *arguments], capture_output=True, encoding="utf-8", check=True, cwd=ROOT)
         return run.stdout.strip()
     return None
 

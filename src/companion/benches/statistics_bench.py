@@ -178,7 +178,7 @@ def run_child(task: str, case: Case, *arguments: str, threads: int) -> object:
     """What `task` gives in a fresh process."""
     command = [sys.executable, "-m", "companion.benches.statistics_bench", "--task", task, json.dumps(asdict(case))]
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
-    done = subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True)
+    done = subprocess.run([*command, *arguments], env=environment, capture_output=True, encoding="utf-8")
     if done.returncode:
         raise RuntimeError(f"{task} of {case} {arguments} failed:\n{done.stderr[-3000:]}")
     return json.loads(done.stdout.splitlines()[-1])

@@ -109,7 +109,7 @@ def measure(side: str, threads: int, warm_up: int, steps: int) -> tuple[float, f
     options = {"--threads": threads, "--warm-up": warm_up, "--steps": steps}
     command += [str(word) for pair in options.items() for word in pair]
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    done = subprocess.run(command, env=environment, capture_output=True, encoding="utf-8")
     if done.returncode:
         raise RuntimeError(f"{side} failed:\n{done.stderr[-3000:]}")
     seconds, reward = json.loads(done.stdout.splitlines()[-1])

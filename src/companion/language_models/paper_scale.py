@@ -28,6 +28,7 @@ from companion.laboratory import tasks
 from companion.laboratory.policies import WarmStart, build_policy, character_tokenizer
 from companion.language_models import arithmetic, math_data
 from companion.language_models.language_model import SMOLLM2, load_language_model
+from companion.processes import end_with_launcher
 from entropy_dynamics.trl import EntropyClippingGRPOConfig, EntropyClippingGRPOTrainer
 
 Source = Literal["paper, reported", "released file", "framework default", "ours"]
@@ -257,6 +258,7 @@ def main() -> int:
         write_atomically(options.write_accelerate, yaml.safe_dump(accelerate_settings(config)))
         return 0
     if options.dry_run:
+        end_with_launcher()
         parts = {"small": small_parts, "smollm2": smollm2_parts}[options.dry_run]()
         with tempfile.TemporaryDirectory() as folder:
             trainer = train(config, parts, Path(folder), save_strategy="no", disable_tqdm=True, **DRY)

@@ -1,11 +1,14 @@
 """What the first cells of every notebook need: checked parameters and reproducible arithmetic."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from pydantic.fields import FieldInfo
+
+from companion.provenance import ROOT
 
 _PLAIN = (bool, int, float, str, list, dict, type(None))
 _FROM_IPYTHON = {"In", "Out"}
@@ -23,7 +26,8 @@ def read_parameters(namespace: Mapping[str, Any], **bounds: FieldInfo) -> BaseMo
         bounds: `pydantic.Field(...)` constraints by parameter name, such as states=Field(gt=0).
 
     Raises:
-        ValueError: an unknown parameter, or a value of the wrong type or out of range; each one is named.
+        ValueError: an unknown parameter, a value of the wrong type or out of range, or a path that begins with .. and
+            leaves the project, as all do where the notebook is started from a wrong folder; each one is named.
     """
     types = dict(namespace.get("__annotations__", {}))
     if strangers := bounds.keys() - types.keys():
@@ -35,6 +39,12 @@ def read_parameters(namespace: Mapping[str, Any], **bounds: FieldInfo) -> BaseMo
     }
     fields = {name: (kind, bounds.get(name, ...)) for name, kind in types.items()}
     model = create_model("Parameters", __config__=ConfigDict(extra="forbid", frozen=True), **fields)
+    for name, value in given.items():
+        if isinstance(value, str) and Path(value).parts[:1] == ("..",) and ROOT not in Path(value).resolve().parents:
+            raise ValueError(
+                f"{name} is {value!r}, which from {Path.cwd()} leads to {Path(value).resolve()}, out of the project in "
+                f"{ROOT}. Paths count from notebooks/: start there (papermill: --cwd notebooks), or pass absolute ones"
+            )
     try:
         return model(**given)
     except ValidationError as error:

@@ -55,7 +55,7 @@ def read_executed(path: Path, *, ended_by: str | None = None) -> NotebookNode:
     """The notebook that papermill wrote to `path`, without the cells that papermill added: indices are the source's."""
     try:
         notebook = nbformat.read(path, as_version=4)
-    except (OSError, ValueError) as error:  # killed before its first write, or in the middle of one
+    except Exception as error:  # killed before its first write or in the middle of one, or the disk is full
         unreadable = f"left no readable notebook ({type(error).__name__}: {error})"
         raise NotebookProblem(path.stem, ended_by or unreadable) from error
     notebook.cells = [cell for cell in notebook.cells if not ADDED_BY_PAPERMILL & set(cell.metadata.get("tags", []))]

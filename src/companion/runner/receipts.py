@@ -16,7 +16,7 @@ from companion.files import sha256, write_atomically
 from companion.provenance import library_versions
 
 PACKAGES = Path(__file__).parents[2]  # the library and the companion
-RECEIPT_FIELDS = {"key", "config", "seconds", "verdicts", "figures", "made_by", "artifacts"}
+RECEIPT_FIELDS = {"key", "config", "seconds", "peak", "verdicts", "figures", "made_by", "artifacts"}
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,12 @@ class Settings:
 
 @dataclass(frozen=True)
 class Result:
-    """What became of one notebook: status is "ok", "unchanged" or "failed"."""
+    """What became of one notebook: status is "ok", "unchanged" or "failed", peak the most memory in bytes."""
 
     stem: str
     status: str
-    seconds: float
+    seconds: float = 0.0
+    peak: int = 0
     problem: str = ""
     verdicts: tuple[dict, ...] = ()
 

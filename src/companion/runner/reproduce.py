@@ -23,6 +23,8 @@ from companion.runner.receipts import Result, Settings
 from companion.runner.refresh import refresh_committed
 from companion.runner.runner import run_all
 
+NAMES = "[0-9][0-9]_*.ipynb"  # other notebooks in the folder are the reader's own
+
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns 0 if all is good, 1 after a failure. Bad usage exits with 2."""
@@ -39,12 +41,16 @@ def main(arguments: list[str] | None = None) -> int:
     settings = Settings(options.notebooks, options.build, options.data, parameters, options.timeout, options.force)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _: sys.exit(128 + number))  # unwinds, so that kernels are killed
-    settings.build.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(settings.build / ".lock", timeout=0):
-            return _run(paths, settings, options)
+        settings.build.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(settings.build / ".lock", timeout=0)
+        lock.acquire()
     except Timeout:
         parser.error(f"another run is at work in {settings.build}; wait for it or choose another --build")
+    except OSError as error:
+        parser.error(f"--build: cannot write to {settings.build.resolve()} ({error.strerror}); choose another folder")
+    with lock:
+        return _run(paths, settings, options)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -81,7 +87,9 @@ def _checked(options: argparse.Namespace) -> tuple[list[Path], dict]:
 
 
 def _select(notebooks: Path, only: list[str] | None) -> list[Path]:
-    every = sorted(notebooks.glob("*.ipynb"))
+    every = sorted(notebooks.glob(NAMES))
+    for path in sorted(set(notebooks.glob("*.ipynb")) - set(every)):
+        print(f"left out: {path.name} (notebooks of the project are named {NAMES})")
     if not every:
         raise ValueError(f"no notebooks in {notebooks.resolve()}; run from the project's root or pass --notebooks")
     if unknown := [name for name in only or [] if not any(path.stem.startswith(name) for path in every)]:
@@ -103,17 +111,21 @@ def _run(paths: list[Path], settings: Settings, options: argparse.Namespace) -> 
     results = run_all(paths, settings, options.jobs)
     for stale in before.keys() - receipts.artifacts_on_record(settings).keys():
         (settings.build / stale).unlink(missing_ok=True)
-    receipts.write_manifest(results, settings)
     stems = {result.stem for result in results}
     claims = [claim for claim in CLAIMS.values() if claim.notebook in stems or not options.only]
     table, holding = closing_table(results, claims)
     print(f"\n{table}\n")
     for result in results:
-        print(f"{result.stem:30}{result.status:12}{result.seconds:6.1f} s")
+        print(f"{result.stem:40}{result.status:12}{result.seconds:6.1f} s  {result.peak / 1e9:5.2f} GB at the peak")
     failures = [result for result in results if result.status == "failed"]
     for result in failures:
         kept = settings.failed(result.stem)
         print(f"\nFAILED {result.problem}" + (f"\n       see {kept}" if kept.is_file() else ""))
+    try:
+        receipts.write_manifest(results, settings)
+    except OSError as error:
+        print(f"\nFAILED no manifest could be written: {error}")
+        return 1
     if options.refresh and not failures:
         try:
             refresh_committed(paths, settings)

@@ -25,7 +25,7 @@ from companion.runner.receipts import Result, Settings, is_intact, read_receipt,
 
 
 def run_all(paths: list[Path], settings: Settings, jobs: int) -> list[Result]:
-    """Run the notebooks, `jobs` at a time; one that cannot be run becomes a failed result.
+    """Run the notebooks, `jobs` at a time; one that cannot be run becomes a failed result and ends no other.
 
     Ctrl-C or an exception from a signal handler ends the kernels that run and starts no more.
     """
@@ -37,9 +37,10 @@ def run_all(paths: list[Path], settings: Settings, jobs: int) -> list[Result]:
             async with free:
                 try:
                     return await run_notebook(path, settings, line)
-                except (NotebookProblem, OSError) as error:  # a full disk must not end the other notebooks
-                    problem = error if isinstance(error, NotebookProblem) else NotebookProblem(path.stem, repr(error))
-                    return Result(path.stem, "failed", 0.0, str(problem))
+                except NotebookProblem as problem:
+                    return Result(path.stem, "failed", problem=str(problem))
+                except Exception as error:  # such as a full disk
+                    return Result(path.stem, "failed", problem=f"{path.stem}: {type(error).__name__}: {error}")
 
         return await asyncio.gather(*(attempt(line, path) for line, path in enumerate(paths)))
 
@@ -54,30 +55,31 @@ async def run_notebook(path: Path, settings: Settings, line: int = 0) -> Result:
     key = run_key(checks.read_notebook(path, settings.parameters), settings)
     receipt = read_receipt(stem, settings)
     if not settings.force and receipt and receipt["key"] == key and is_intact(receipt["artifacts"], settings.build):
-        return Result(stem, "unchanged", receipt["seconds"], verdicts=tuple(receipt["verdicts"]))
+        return Result(stem, "unchanged", receipt["seconds"], receipt["peak"], verdicts=tuple(receipt["verdicts"]))
     for name in ("staging", "figures", "notebooks", "receipts"):
         (settings.build / name).mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f"{stem}-", dir=settings.build.resolve() / "staging") as folder:
+    where = {"prefix": f"{stem}-", "dir": settings.build.resolve() / "staging", "ignore_cleanup_errors": True}
+    with tempfile.TemporaryDirectory(**where) as folder:
         staging = Path(folder)  # laid out as build/ is
         executed, figures = staging / "notebooks" / path.name, staging / "figures"
         executed.parent.mkdir()
         figures.mkdir()
         parameters = {**settings.parameters, "output_dir": str(figures)}
-        ended_by = await execute(path, executed, parameters, settings.timeout, line)
+        ended = await execute(path, executed, parameters, settings.timeout, line)
         seconds = round(time.monotonic() - start, 1)
         reached: tuple[dict, ...] = ()
         try:
-            notebook = checks.read_executed(executed, ended_by=ended_by)
+            notebook = checks.read_executed(executed, ended_by=ended.by)
             reached = tuple(asdict(verdict) for verdict in verdicts(notebook))
-            checks.check_run(notebook, stem, figures, ended_by=ended_by)
+            checks.check_run(notebook, stem, figures, ended_by=ended.by)
         except NotebookProblem as problem:
-            os.replace(executed.with_suffix(".log"), failed.with_suffix(".log"))
-            if executed.is_file():
-                os.replace(executed, failed)
-            return Result(stem, "failed", seconds, str(problem), reached)
-        facts = {"key": key, "seconds": seconds, "verdicts": reached}
+            for suffix in (".log", ".ipynb"):
+                if executed.with_suffix(suffix).is_file():
+                    os.replace(executed.with_suffix(suffix), failed.with_suffix(suffix))
+            return Result(stem, "failed", seconds, ended.peak, str(problem), reached)
+        facts = {"key": key, "seconds": seconds, "peak": ended.peak, "verdicts": reached}
         _install(path, notebook, staging, facts, settings)
-    return Result(stem, "ok", seconds, verdicts=reached)
+    return Result(stem, "ok", seconds, ended.peak, verdicts=reached)
 
 
 def _install(path: Path, notebook: NotebookNode, staging: Path, facts: dict, settings: Settings) -> None:

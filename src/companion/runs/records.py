@@ -2,10 +2,9 @@
 
 import contextlib
 import logging
+import math
 import multiprocessing
-import os
 import sys
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -21,6 +20,7 @@ from companion.instruments.probe import Probe, run_probe
 from companion.laboratory.experiment import Experiment, run
 from companion.laboratory.policies import WarmStart, warm_start
 from companion.language_models.language_model_anatomy import LanguageModelAnatomy, run_language_model_anatomy
+from companion.processes import end_with_parent
 from companion.provenance import provenance
 from companion.record import Record, checksum
 from companion.runs.store import Store
@@ -104,7 +104,7 @@ def run_all(runs: Sequence[Run], store: Store, *, jobs: int = 2, minutes: float 
     again.
 
     Args:
-        minutes: how long training may take; see `expected_seconds`.
+        minutes: how long training may take, in this call alone; see `expected_seconds`.
 
     Raises:
         MissingRecords: it would take longer; nothing was trained.
@@ -122,9 +122,11 @@ def run_all(runs: Sequence[Run], store: Store, *, jobs: int = 2, minutes: float 
         expected /= max(1, min(jobs, len(missing)))
         words = f"{len(missing)} of {len({run.name for run in runs})} runs have no record, {min(missing)} among them"
         if expected > minutes:
+            enough = math.ceil(expected * 1.5)
             raise MissingRecords(
                 f"{words}; to train them takes about {expected:.0f} minutes with {jobs} at a time, and {minutes:g} are "
-                f"allowed. Pass -p minutes {expected * 1.5:.0f} to allow it, or name the folder that has the records"
+                f"allowed to each comparison of a notebook. Set minutes = {enough} in the parameters cell "
+                f"(papermill: -p minutes {enough}), or name the folder that has the records"
             )
         _log.warning("%s; they are trained now, about %.1f minutes", words, expected)
         for stage, name in ((starts, "warm starts"), (list(missing.values()), "runs")):
@@ -167,7 +169,7 @@ def public(version: str) -> str:
 
 def _compute(runs: list[Run], store: Store, jobs: int, name: str) -> None:
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(jobs, len(runs)), context, initializer=_start_worker)
+    pool = ProcessPoolExecutor(min(jobs, len(runs)), context, initializer=end_with_parent)
     try:
         futures = {pool.submit(_store_one, run, store): run for run in runs}
         for future in tqdm(as_completed(futures), total=len(futures), desc=name, unit="run"):
@@ -184,14 +186,3 @@ def _compute(runs: list[Run], store: Store, jobs: int, name: str) -> None:
 
 def _store_one(run: Run, store: Store) -> None:
     load_or_run(run, store)
-
-
-def _start_worker() -> None:
-    """No life without the parent, which may be killed at any moment."""
-    parent = multiprocessing.parent_process()
-
-    def follow() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()

@@ -29,6 +29,7 @@ from companion.instruments.probe import Probe
 from companion.laboratory.experiment import Experiment, Trainer, evaluate, train_on_batch
 from companion.laboratory.rule import Rule
 from companion.language_models.language_model_anatomy import LanguageModelAnatomy
+from companion.processes import end_with_parent
 from companion.provenance import ROOT
 from companion.record import Record, place
 from companion.runs import comparisons
@@ -244,7 +245,8 @@ def main(arguments: list[str] | None = None) -> int:
     if options.renew and not options.only:
         make_state(store)
     begin, words = time.perf_counter(), Counter()
-    with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(options.jobs, context, initializer=end_with_parent) as pool:
         if options.renew:
             chosen = chosen if options.only else list(references())
             list(pool.map(renew, chosen, [store] * len(chosen)))

@@ -1,7 +1,9 @@
 """The runner against notebooks that go right and wrong in every way that papermill would overlook."""
 
+import asyncio
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -15,7 +17,7 @@ from filelock import FileLock
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from companion.notebooks.claims import VERDICT_MIME, Claim
-from companion.runner import checks, receipts, reproduce
+from companion.runner import checks, receipts, reproduce, runner
 
 PARAMETERS = 'output_dir: str = "../build/scratch"  # figures\nx: int = 1  # a number\npath: str = ""  # a file'
 WRITE_FIGURE = """
@@ -68,7 +70,7 @@ class Project:
         }
 
     def receipt(self):
-        return json.loads((self.build / "receipts" / "00_demo.json").read_text())
+        return json.loads((self.build / "receipts" / "00_demo.json").read_text(encoding="utf-8"))
 
 
 @pytest.fixture
@@ -114,12 +116,12 @@ def test_a_good_run_leaves_everything_in_place(done, capsys):
         "notebooks/00_demo.ipynb",
         "receipts/00_demo.json",
     ]
-    manifest = json.loads((done.build / "manifest.json").read_text())
+    manifest = json.loads((done.build / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["notebooks"]["00_demo"]["status"] == "ok"
     assert manifest["notebooks"]["00_demo"]["config"]["x"] == "1"
     assert set(manifest["artifacts"]) == set(done.files()) - {"receipts/00_demo.json"}
-    assert str(done.root) not in (done.build / "manifest.json").read_text()
-    (figure,) = json.loads((done.build / "figures.json").read_text())
+    assert str(done.root) not in (done.build / "manifest.json").read_text(encoding="utf-8")
+    (figure,) = json.loads((done.build / "figures.json").read_text(encoding="utf-8"))
     assert (figure["notebook"], figure["alt"]) == ("00_demo", "a")
 
 
@@ -143,7 +145,7 @@ def test_nothing_is_run_again_unless_something_changed(done, capsys):
     (done.build / "figures" / "dot.csv").write_text("tampered")
     assert status() == "ran"
     assert done.run("-p", "x", "5") == 0
-    assert (done.build / "figures" / "dot.csv").read_text() == "x is 5"
+    assert (done.build / "figures" / "dot.csv").read_text(encoding="utf-8") == "x is 5"
     assert done.receipt()["config"]["x"] == "5"
 
 
@@ -166,7 +168,10 @@ def test_a_failure_is_named_and_leaves_earlier_results_untouched(done, capsys, n
     assert f"FAILED 00_demo, {message}" in out or (message.startswith("claim") and message in out), out
     assert done.files() == before
     assert (done.build / "notebooks" / "00_demo.error.ipynb").is_file()
-    assert json.loads((done.build / "manifest.json").read_text())["notebooks"]["00_demo"]["status"] == "failed"
+    assert (
+        json.loads((done.build / "manifest.json").read_text(encoding="utf-8"))["notebooks"]["00_demo"]["status"]
+        == "failed"
+    )
     done.write(*GOOD)
     assert done.run() == 0
     assert not (done.build / "notebooks" / "00_demo.error.ipynb").exists()
@@ -185,7 +190,102 @@ def test_the_time_limit_is_one_for_the_whole_notebook_and_ends_the_kernel(done, 
     assert "(time.sleep(3)): exceeded the time limit of 8 s" in out
     assert done.files() == before
     assert (done.build / "notebooks" / "00_demo.error.ipynb").is_file()
-    assert not is_alive(int(pid_file.read_text()))
+    assert not is_alive(int(pid_file.read_text(encoding="utf-8")))
+
+
+# A process of its own session whose parent has ended, as the workers of a killed torchrun are.
+ORPHAN = """
+import os, pathlib, subprocess
+orphan = subprocess.check_output(["sh", "-c", "setsid sleep 100 > /dev/null & echo $!"], text=True).strip()
+"""
+
+
+@pytest.mark.parametrize("end", ["os._exit(1)", "print('done')"])
+def test_nothing_that_a_notebook_started_survives_its_end(project, end):
+    pid_file = project.root / "pid"
+    project.write(code(f"{ORPHAN}pathlib.Path({str(pid_file)!r}).write_text(orphan)\n{end}"))
+    project.run()
+    assert not is_alive(int(pid_file.read_text(encoding="utf-8")))
+
+
+def test_the_most_memory_is_told_with_that_of_children(project, capsys):
+    hog = "import time; x = b'x' * 400_000_000; time.sleep(1)"
+    project.write(code(f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {hog!r}])"), code(verdict(True)))
+    assert project.run() == 0
+    assert 0.4e9 < project.receipt()["peak"] < 0.8e9
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "at the peak" in line]
+    assert f"{project.receipt()['peak'] / 1e9:.2f} GB" in line
+
+
+def test_the_kernel_is_that_of_this_python(project, monkeypatch):
+    spec = project.root / "kernels" / "python3" / "kernel.json"
+    spec.parent.mkdir(parents=True)
+    spec.write_text('{"argv": ["false"], "display_name": "another", "language": "python"}', encoding="utf-8")
+    monkeypatch.setenv("JUPYTER_PATH", str(project.root))
+    project.write(code(verdict(True)))
+    assert project.run() == 0
+
+
+def test_a_disk_that_takes_no_more_fails_one_notebook_and_says_why(project):
+    project.write(code("print('x' * 40_000)"), stem="01_large")
+    project.write(code("print('x')"), stem="02_small")
+    command = [sys.executable, "-m", "companion.runner.reproduce", *project.arguments("--only", "01", "02")]
+    limited = ["bash", "-c", 'ulimit -f 32; exec "$@"', "bash", *command]  # no file above 32 kB
+    run = subprocess.run(limited, capture_output=True, encoding="utf-8")
+    assert "Traceback" not in run.stderr and run.returncode == 1
+    assert re.search("FAILED 01_large.*OSError: .*File too large", run.stdout), run.stdout
+    assert re.search("02_small +ok", run.stdout)
+    assert json.loads((project.build / "manifest.json").read_text(encoding="utf-8"))["notebooks"]["02_small"]
+
+
+def test_any_exception_fails_its_notebook_alone(project, capsys, monkeypatch):
+    def run_notebook(path, *_):
+        if path.stem == "00_demo":
+            raise RuntimeError("no luck")
+        return asyncio.sleep(0, receipts.Result(path.stem, "failed", problem="as it should"))
+
+    monkeypatch.setattr(runner, "run_notebook", run_notebook)
+    for stem in ("00_demo", "01_demo"):
+        project.write(stem=stem)
+    assert project.run() == 1
+    out = capsys.readouterr().out
+    assert "FAILED 00_demo: RuntimeError: no luck" in out and "FAILED as it should" in out
+
+
+def test_a_notebook_of_the_readers_own_is_left_out_with_a_line(done, capsys):
+    done.write(code("1 / 0"), stem="Untitled")
+    assert done.run() == 0
+    out = capsys.readouterr().out
+    assert "left out: Untitled.ipynb" in out and "1 notebooks, 0 failed" in out
+
+
+@pytest.mark.parametrize("build", ["file", "file/build"])
+def test_a_build_folder_that_cannot_be_written_is_named_in_full(project, capsys, build):
+    project.write(*GOOD)
+    (project.root / "file").touch()
+    with pytest.raises(SystemExit) as stop:
+        project.run("--build", str(project.root / build))
+    assert stop.value.code == 2
+    assert f"--build: cannot write to {project.root / build} (" in capsys.readouterr().err
+
+
+def test_a_manifest_that_cannot_be_written_does_not_hide_the_results(project, capsys, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(receipts, "write_manifest", full)
+    (project.root / "notebooks" / "00_demo.ipynb").touch()
+    assert project.run() == 1
+    out = capsys.readouterr().out
+    assert "FAILED 00_demo: is not a readable notebook" in out and "FAILED no manifest could be written: " in out
+
+
+def test_a_screen_that_lacks_a_character_does_not_end_the_run(project):
+    (project.root / "notebooks" / "00_demo.ipynb").touch()
+    command = [sys.executable, "-m", "companion.runner.reproduce", *project.arguments()]
+    run = subprocess.run(command, env={**os.environ, "PYTHONIOENCODING": "latin-1"}, capture_output=True)
+    assert run.returncode == 1 and b"UnicodeEncodeError" not in run.stderr
+    assert b"? " in run.stdout and b"FAILED 00_demo: is not a readable notebook" in run.stdout
 
 
 def test_a_claim_without_a_verdict_is_a_failure(project, capsys):
@@ -290,7 +390,7 @@ def test_a_damaged_receipt_is_as_good_as_none(done, text):
     settings = receipts.Settings(done.root / "notebooks", done.build, done.root / "data", {}, 60, False)
     assert receipts.read_receipt("00_demo", settings) is None
     receipts.write_manifest([], settings)
-    assert json.loads((done.build / "manifest.json").read_text())["artifacts"] == {}
+    assert json.loads((done.build / "manifest.json").read_text(encoding="utf-8"))["artifacts"] == {}
 
 
 def test_the_key_of_a_run_covers_everything_that_it_depends_on(done, monkeypatch, tmp_path_factory):
@@ -331,7 +431,7 @@ def test_a_notebook_that_is_gone_leaves_nothing_behind(done, capsys):
     assert done.run() == 1  # its claim belongs to 00_demo
     assert "another notebook's claim: demo" in (out := capsys.readouterr().out) and "0 of 1 claims hold" in out
     assert not done.files()
-    assert list(json.loads((done.build / "manifest.json").read_text())["notebooks"]) == ["01_demo"]
+    assert list(json.loads((done.build / "manifest.json").read_text(encoding="utf-8"))["notebooks"]) == ["01_demo"]
 
 
 def executed(*cells):
@@ -384,7 +484,7 @@ def test_refresh_never_overwrites_what_was_edited_meanwhile(done, capsys, monkey
     monkeypatch.setattr(reproduce, "run_all", edit_after)
     assert done.run("--refresh") == 1
     assert "was edited while it ran" in capsys.readouterr().out
-    assert "an afterthought" in path.read_text()
+    assert "an afterthought" in path.read_text(encoding="utf-8")
 
 
 def test_refresh_wants_the_pictures_of_the_readme(done, capsys):
@@ -404,9 +504,12 @@ def test_refresh_commits_outputs_without_traces_of_the_run(done):
     assert [cell.metadata for cell in cells] == [{"tags": ["parameters"]}, {"tags": ["figure:dot"]}, {}, {}]
     assert cells[-1].outputs[0].execution_count == 4 and cells[-1].outputs[0].data["text/plain"] == "2"
     assert "papermill" not in notebook.metadata
-    assert (done.root / "notebooks" / "figures" / "dot.png").read_text() == "x is 1"
+    assert (done.root / "notebooks" / "figures" / "dot.png").read_text(encoding="utf-8") == "x is 1"
     assert done.run() == 0 and done.receipt()["key"]  # refreshed outputs change nothing
-    assert json.loads((done.build / "manifest.json").read_text())["notebooks"]["00_demo"]["status"] == "unchanged"
+    assert (
+        json.loads((done.build / "manifest.json").read_text(encoding="utf-8"))["notebooks"]["00_demo"]["status"]
+        == "unchanged"
+    )
 
 
 def test_results_do_not_depend_on_the_number_of_jobs(project):
@@ -434,9 +537,9 @@ def start(project, source):
     command = [sys.executable, "-m", "companion.runner.reproduce", *project.arguments()]
     run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
-    while not (pid_file.is_file() and pid_file.read_text()) and time.monotonic() < deadline:
+    while not (pid_file.is_file() and pid_file.read_text(encoding="utf-8")) and time.monotonic() < deadline:
         time.sleep(0.2)
-    return run, [int(pid) for pid in pid_file.read_text().split()]
+    return run, [int(pid) for pid in pid_file.read_text(encoding="utf-8").split()]
 
 
 def test_termination_ends_the_kernel_and_keeps_earlier_results(done):
@@ -450,10 +553,11 @@ def test_termination_ends_the_kernel_and_keeps_earlier_results(done):
 
 def test_nothing_survives_a_runner_that_is_killed_and_the_next_run_is_good(done):
     # The regular expression takes ages and never lets go of the interpreter: the kernel cannot end itself.
-    source = """
-import re, subprocess
+    source = f"""
+import re
+{ORPHAN}
 sleeper = subprocess.Popen(["sleep", "100"])
-pids.write_text(f"{os.getpid()} {sleeper.pid}")
+pids.write_text(f"{{os.getpid()}} {{sleeper.pid}} {{orphan}}")
 re.match("(a|a)*b", "a" * 60)
 """
     before = done.files()

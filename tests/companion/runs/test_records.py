@@ -71,7 +71,8 @@ def test_a_record_says_what_made_it(tmp_path):
 
 def test_what_takes_long_is_not_trained_unasked(tmp_path):
     store = Store(tmp_path / "store")
-    with pytest.raises(MissingRecords, match=r"2 of 2 runs have no record, .*about 0 minutes.*and 0 are allowed"):
+    words = "2 of 2 runs have no record, .*about 0 minutes.*and 0 are allowed to each comparison.*Set minutes = 1 in"
+    with pytest.raises(MissingRecords, match=words):
         run_all([run_of(TINY), run_of(TINY.model_copy(update={"seed": 1}))], store, jobs=1, minutes=0)
     assert not store.root.exists()
 

@@ -1,9 +1,12 @@
 """What replay compares, and that every rule acts where it is replayed."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 
+import psutil
 import pytest
 
 from companion.provenance import ROOT
@@ -117,6 +120,23 @@ def test_other_instructions_keep_within_the_tolerance(name):
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0 and " same " not in done.stdout, done.stdout + done.stderr[-2000:]
     assert " near " in done.stdout
+
+
+@pytest.mark.slow
+def test_the_workers_of_a_killed_replay_end_with_it():
+    command = [sys.executable, "-m", "companion.runs.replay", "--only", "whole", "--jobs", "1"]
+    run = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while len(workers := psutil.Process(run.pid).children(recursive=True)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.1)  # one is multiprocessing's own, which tidies up
+    time.sleep(6)  # for the worker to import what it needs
+    os.kill(run.pid, signal.SIGKILL)
+    run.wait()
+    try:
+        assert len(workers) >= 2 and not psutil.wait_procs(workers, timeout=10)[1]
+    finally:
+        for worker in psutil.wait_procs(workers, timeout=0)[1]:
+            worker.kill()
 
 
 def test_a_changed_number_is_named_and_a_changed_default_is_no_reference(tmp_path, capsys, monkeypatch):
