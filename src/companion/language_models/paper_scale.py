@@ -14,22 +14,21 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import datasets
-import huggingface_hub
-import torch
 import yaml
-from accelerate import Accelerator
 from pydantic import BaseModel, ConfigDict, Field
 
 from companion.files import write_atomically
-from companion.laboratory import tasks
-from companion.laboratory.policies import WarmStart, build_policy, character_tokenizer
 from companion.language_models import arithmetic, math_data
-from companion.language_models.language_model import SMOLLM2, load_language_model
 from companion.processes import end_with_launcher
-from entropy_dynamics.trl import EntropyClippingGRPOConfig, EntropyClippingGRPOTrainer
+
+# Whoever only reads the config shall not hold transformers, datasets and TRL in memory: functions import what trains.
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from datasets import Dataset
+
+    from entropy_dynamics.trl import EntropyClippingGRPOTrainer
 
 Source = Literal["paper, reported", "released file", "framework default", "ours"]
 
@@ -149,11 +148,16 @@ DRY = {
     "learning_rate": 1e-5,
     "mu": 1.0,
 }
-Parts = tuple[Any, Any, datasets.Dataset, Callable[..., list[float]]]  # model, tokenizer, problems, reward
+Parts = tuple[Any, Any, "Dataset", Callable[..., list[float]]]  # model, tokenizer, problems, reward
 
 
 def small_parts() -> Parts:
     """The small policy, untrained, on countdown."""
+    from datasets import Dataset
+
+    from companion.laboratory import tasks
+    from companion.laboratory.policies import WarmStart, build_policy, character_tokenizer
+
     problems = tasks.split(3).training[:32]
     by_prompt = {problem.prompt: problem for problem in problems}
 
@@ -164,12 +168,17 @@ def small_parts() -> Parts:
         ]  # an untrained policy is never right
 
     rows = [{"prompt": problem.prompt} for problem in problems]
-    return build_policy(WarmStart()), character_tokenizer(), datasets.Dataset.from_list(rows), reward
+    return build_policy(WarmStart()), character_tokenizer(), Dataset.from_list(rows), reward
 
 
 def smollm2_parts() -> Parts:
-    """SmolLM2-135M on a handful of two-digit additions, scored by math-verify."""
+    """SmolLM2-135M on a handful of two-digit additions, scored by math-verify; its last layer alone learns."""
+    from datasets import Dataset
+
+    from companion.language_models.language_model import SMOLLM2, freeze_all_but_last, load_language_model
+
     model, tokenizer = load_language_model(SMOLLM2)
+    freeze_all_but_last(model, layers=1)  # a process takes 1.5 GB, with the whole model 3.4 GB
     ask = arithmetic.FORMATS["one example"]
     some = arithmetic.split("addition")[0][:16]
     rows = [{"prompt": ask(problem.expression), "answer": str(problem.answer)} for problem in some]
@@ -178,7 +187,7 @@ def smollm2_parts() -> Parts:
         firsts = [text.strip().split("\n")[0] for text in completions]
         return math_data.score(firsts, answer, longest=200).rewards
 
-    return model, tokenizer, datasets.Dataset.from_list(rows), reward
+    return model, tokenizer, Dataset.from_list(rows), reward
 
 
 def paper_parts(config: PaperScale) -> Parts:
@@ -187,6 +196,9 @@ def paper_parts(config: PaperScale) -> Parts:
     Raises:
         OSError: the model or the data are neither cached nor to be had.
     """
+    import datasets
+    import huggingface_hub
+    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:
@@ -221,8 +233,10 @@ def paper_parts(config: PaperScale) -> Parts:
     return model, tokenizer, datasets.Dataset.from_list(chats), reward
 
 
-def train(config: PaperScale, parts: Parts, folder: Path, **changes: Any) -> EntropyClippingGRPOTrainer:
+def train(config: PaperScale, parts: Parts, folder: Path, **changes: Any) -> "EntropyClippingGRPOTrainer":
     """Train on the parts with the config's settings, some of them changed."""
+    from entropy_dynamics.trl import EntropyClippingGRPOConfig, EntropyClippingGRPOTrainer
+
     model, tokenizer, problems, reward = parts
     arguments = EntropyClippingGRPOConfig(
         output_dir=str(folder), report_to="none", logging_steps=1, **trl_settings(config) | changes
@@ -235,7 +249,7 @@ def train(config: PaperScale, parts: Parts, folder: Path, **changes: Any) -> Ent
     return trainer
 
 
-def leave(accelerator: Accelerator) -> None:
+def leave(accelerator: "Accelerator") -> None:
     """Close the process group after training.
 
     A thread of gloo needs Python's lock to drop the tensors of its last collective; a model that is freed before that

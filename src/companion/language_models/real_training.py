@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
 
 from companion.language_models import arithmetic
-from companion.language_models.language_model import SMOLLM2, load_language_model
+from companion.language_models.language_model import SMOLLM2, freeze_all_but_last, load_language_model
 from companion.provenance import provenance
 from companion.record import Record, place, read_record, slug, write_record
 from entropy_dynamics.token_statistics import TokenStatistics
@@ -92,8 +92,12 @@ class _Recorded(EntropyClippingGRPOTrainer):
         return kept
 
 
-def run(config: RealTraining, *, device: str = "cpu", quiet: bool = False) -> dict[str, Any]:
-    """Train one arm; `quiet` prints no logs on the way.
+def run(config: RealTraining, *, device: str = "cpu", quiet: bool = False, layers: int | None = None) -> dict[str, Any]:
+    """Train one arm.
+
+    Args:
+        quiet: print no logs on the way.
+        layers: only so many of the last layers learn, which needs a third of the memory; None is the whole model.
 
     Returns:
         A document of plain JSON values: config; series, one list a logged quantity with one value an update; before and
@@ -102,6 +106,8 @@ def run(config: RealTraining, *, device: str = "cpu", quiet: bool = False) -> di
     start = time.perf_counter()
     torch.manual_seed(config.seed)
     model, tokenizer = load_language_model(config.model)
+    if layers is not None:
+        freeze_all_but_last(model, layers=layers)
     model.to(device)
     training, test = arithmetic.split(config.task)
     test = test[: config.test_problems]

@@ -1,6 +1,7 @@
 """How predicted entropy changes are held against exact ones: tables of changes, agreement, wrong twins, slopes."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,28 +67,41 @@ def change_table(batches: Iterable[tuple[Tensor, Tensor]], update: Update, steps
         Columns token (running number), log_prob, entropy, discriminator, baseline, step, first_order,
         second_order (the quadratic term alone) and exact; all but token and step in nats.
     """
-    rows = []
-    for logits, tokens in batches:
-        for z, k in zip(logits.split(STATES_AT_ONCE), tokens.split(STATES_AT_ONCE)):
-            rows.extend(_changes(z.double(), k, update, steps))
-    table = pd.concat(rows, ignore_index=True)
+    table = table_of_states(batches, lambda z, k: _changes(z, k, update, steps))
     table.insert(0, "token", table.groupby("step").cumcount())
     table.insert(table.columns.get_loc("second_order"), "first_order", update.first_order(table))
     return table.sort_values(["step", "token"], ignore_index=True)
 
 
-def _changes(z: Tensor, k: Tensor, update: Update, steps: Sequence[float]) -> Iterable[pd.DataFrame]:
+def _changes(z: Tensor, k: Tensor, update: Update, steps: Sequence[float]) -> dict[str, Tensor]:
     statistics = {name: value for name, value in token_statistics(z, k)._asdict().items() if value is not None}
     unit_change = update.logit_change(z, k, 1.0)
     second = update.second_order(z, k, 1.0)
-    for step in steps:
-        columns = {
-            **statistics,
-            "step": torch.full_like(second, step),
-            "second_order": step**2 * second,
-            "exact": theory.exact_change(z, step * unit_change),
-        }
-        yield pd.DataFrame({name: column.numpy() for name, column in columns.items()})
+    return {
+        **{name: value.repeat(len(steps)) for name, value in statistics.items()},
+        "step": torch.tensor(steps, dtype=z.dtype).repeat_interleave(len(k)),
+        "second_order": torch.cat([step**2 * second for step in steps]),
+        "exact": torch.cat([theory.exact_change(z, step * unit_change) for step in steps]),
+    }
+
+
+def table_of_states(
+    batches: Iterable[Sequence[Tensor]], columns_of: Callable[..., Mapping[str, Tensor] | pd.DataFrame]
+) -> pd.DataFrame:
+    """The columns that `columns_of(logits, ...)` makes of each few states, one below the other.
+
+    Args:
+        batches: (logits (n, V), ...) tuples; each tensor is split alike, the logits are passed on in float64.
+        columns_of: vectors of one length by name, of a few states.
+    """
+    table: dict[str, list[float]] = defaultdict(list)
+    for batch in batches:
+        for logits, *others in zip(*(tensor.split(STATES_AT_ONCE) for tensor in batch)):
+            for name, column in columns_of(logits.double(), *others).items():
+                # Floats, not tensors: a small tensor that is kept between large ones would keep the allocator from
+                # using the freed space before it again, and the process would grow by some rows of logits a state.
+                table[name] += column.tolist()
+    return pd.DataFrame(table)
 
 
 @dataclass(frozen=True)
@@ -163,7 +177,7 @@ def remainder_table(
     return pd.DataFrame(rows)
 
 
-def radius_table(batches: Iterable[tuple[Tensor, Tensor]], *, tokens: int, seed: int) -> pd.DataFrame:
+def radius_table(batches: Sequence[tuple[Tensor, Tensor]], *, tokens: int, seed: int) -> pd.DataFrame:
     """Trust radii of `tokens` of the sampled tokens, drawn at random: log_prob, entropy, centred, second_order, radius.
 
     Args:
@@ -173,23 +187,22 @@ def radius_table(batches: Iterable[tuple[Tensor, Tensor]], *, tokens: int, seed:
         One row a token, in float64: `second_order` is |D / Q|, where -alpha D + alpha^2 Q changes sign; `radius` is
         infinite where the sign is right up to |alpha| = 100.
     """
-    batches = list(batches)
-    count = sum(len(k) for _, k in batches)
-    drawn = torch.zeros(count, dtype=torch.bool)
-    drawn[torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:tokens]] = True
-    rows = []
-    for (logits, k), chosen in zip(batches, drawn.split([len(k) for _, k in batches])):
-        for z, token in zip(logits[chosen].split(STATES_AT_ONCE), k[chosen].split(STATES_AT_ONCE)):
-            statistics = token_statistics(z.double(), token, curvature=True)
-            columns = {
-                "log_prob": statistics.log_prob,
-                "entropy": statistics.entropy,
-                "centred": statistics.centred,
-                "second_order": (statistics.centred / statistics.curvature).abs(),
-                "radius": trust_radius(z.double(), token),
-            }
-            rows.append(pd.DataFrame({name: column.numpy() for name, column in columns.items()}))
-    return pd.concat(rows, ignore_index=True)
+    sizes = [len(k) for _, k in batches]
+    drawn = torch.zeros(sum(sizes), dtype=torch.bool)
+    drawn[torch.randperm(len(drawn), generator=torch.Generator().manual_seed(seed))[:tokens]] = True
+    chosen = ((logits[some], k[some]) for (logits, k), some in zip(batches, drawn.split(sizes)))
+    return table_of_states(chosen, _radii)
+
+
+def _radii(z: Tensor, k: Tensor) -> dict[str, Tensor]:
+    statistics = token_statistics(z, k, curvature=True)
+    return {
+        "log_prob": statistics.log_prob,
+        "entropy": statistics.entropy,
+        "centred": statistics.centred,
+        "second_order": (statistics.centred / statistics.curvature).abs(),
+        "radius": trust_radius(z, k),
+    }
 
 
 def random_policies(states: int, size: int, *, seed: int) -> tuple[Tensor, Tensor]:
@@ -206,11 +219,9 @@ def random_policies(states: int, size: int, *, seed: int) -> tuple[Tensor, Tenso
 
 def band_table(batches: Iterable[Tensor]) -> pd.DataFrame:
     """Per state of the logits (n, V): entropy, baseline E_p[S], and mass, the probability of 0 < S < E_p[S]."""
-    rows = []
-    for logits in batches:
-        for z in logits.split(STATES_AT_ONCE):
-            z = z.double()
-            mass = (z.softmax(-1) * theory.disagreement_band(z)).sum(-1)
-            columns = {"entropy": theory.entropy(z), "baseline": theory.expected_discriminator(z), "mass": mass}
-            rows.append(pd.DataFrame({name: column.numpy() for name, column in columns.items()}))
-    return pd.concat(rows, ignore_index=True)
+    return table_of_states(((logits,) for logits in batches), _band)
+
+
+def _band(z: Tensor) -> dict[str, Tensor]:
+    mass = (z.softmax(-1) * theory.disagreement_band(z)).sum(-1)
+    return {"entropy": theory.entropy(z), "baseline": theory.expected_discriminator(z), "mass": mass}

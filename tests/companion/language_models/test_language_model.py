@@ -8,7 +8,13 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from companion.language_models import language_model
-from companion.language_models.language_model import Responses, load_language_model, response_logits, sample_responses
+from companion.language_models.language_model import (
+    Responses,
+    load_language_model,
+    response_logits,
+    sample_responses,
+    teacher_force,
+)
 from companion.provenance import ROOT
 
 
@@ -39,6 +45,22 @@ def test_teacher_forced_logits_are_those_of_each_response_alone(tiny):
             expected = alone[len(prompt) - 1 : -1]
             torch.testing.assert_close(logits[row : row + len(response)], expected, rtol=1e-4, atol=1e-5)
             row += len(response)
+
+
+def test_logits_are_made_when_they_are_asked_for_and_not_kept(tiny):
+    responses = Responses("tiny", 1.0, 0, [[1, 2, 3], [4], [5, 6]], [[7, 8], [9, 10, 11, 12], [13]])
+    made = []
+    hook = tiny.get_output_embeddings().register_forward_hook(lambda module, inputs, logits: made.append(len(logits)))
+    batches = response_logits(tiny, responses, batch_size=2)
+    assert len(batches) == 2 and made == []
+    for _ in range(2):
+        for (logits, tokens), alone in zip(batches, ([0, 1], [2])):
+            of_pairs = [(responses.prompt_ids[i], responses.response_ids[i]) for i in alone]
+            expected, expected_tokens = teacher_force(tiny, of_pairs)
+            assert torch.equal(logits, expected) and torch.equal(tokens, expected_tokens)
+            assert not logits.requires_grad and expected.requires_grad
+    hook.remove()
+    assert made == 2 * [6, 6, 1, 1]
 
 
 def test_responses_survive_the_disk(tmp_path):

@@ -6,7 +6,7 @@ import sys
 import pytest
 import yaml
 
-from companion.language_models.paper_scale import PaperScale, accelerate_settings, sources, trl_settings
+from companion.language_models.paper_scale import PaperScale, accelerate_settings, smollm2_parts, sources, trl_settings
 from entropy_dynamics.trl import EntropyClippingGRPOConfig
 
 
@@ -53,6 +53,23 @@ def test_two_processes_run_the_entry_point_on_the_small_policy():
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert "2 steps on 2 processes" in done.stdout
+
+
+def test_smollm2_s_dry_run_trains_one_layer_on_additions_that_are_scored_as_mathematics():
+    model, tokenizer, problems, reward = smollm2_parts()
+    learning = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert learning and all(name.startswith("model.layers.29.") for name in learning)
+    assert len(problems) == 16 and tokenizer(problems[0]["prompt"]).input_ids
+    answers = problems["answer"][:3]
+    completions = [f" {answers[0]}\n1 + 1 = 2", f"{int(answers[1]) + 1}", f"{answers[2]}.0"]
+    assert reward(completions=completions, answer=answers) == [1, 0, 1]
+
+
+def test_the_config_is_read_without_the_libraries_that_train():
+    code = "import sys; import companion.language_models.paper_scale; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert not {"torch", "transformers", "datasets", "trl"} & set(done.stdout.split())
 
 
 def test_without_the_hub_the_real_thing_says_so_in_a_line(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ import json
 import sys
 
 import pytest
+import torch
 
 from companion.laboratory.policies import WarmStart, build_policy, character_tokenizer
 from companion.language_models import arithmetic, real_training
@@ -106,6 +107,16 @@ def test_a_run_is_recorded_with_masked_tokens_and_survives_a_round_trip(small, t
     path.write_text(path.read_text().replace('"Clip_B"', '"Clip_V"'))
     with pytest.raises(ValueError, match="damaged: its content does not match its checksum"):
         read_runs(tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
+def test_a_run_of_the_last_layer_leaves_all_else_as_it_was(small, monkeypatch):
+    policy = build_policy(WarmStart(width=16, layers=2))
+    monkeypatch.setattr(real_training, "load_language_model", lambda name: (policy, character_tokenizer()))
+    before = {name: value.clone() for name, value in policy.state_dict().items()}
+    run(RealTraining(arm="GRPO", steps=2, problems=4, group_size=4, samples=1, test_problems=1), layers=1)
+    changed = {name for name, value in policy.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed and all(name.startswith("model.layers.1.") for name in changed)
 
 
 def test_ways_of_asking_are_measured_one_by_one(small, tmp_path):
