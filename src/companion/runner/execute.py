@@ -44,7 +44,8 @@ async def execute(path: Path, target: Path, parameters: Mapping[str, Any], timeo
     run = {"input_path": str(path.resolve()), "output_path": str(target), "parameters": dict(parameters)}
     command = [sys.executable, "-m", __name__, yaml.safe_dump(run), str(path.parent.resolve()), str(line)]
     pipes = {"stdin": asyncio.subprocess.PIPE, "stdout": asyncio.subprocess.PIPE}
-    child = await asyncio.create_subprocess_exec(*command, **pipes, env={**os.environ, **ENVIRONMENT})
+    environment = {**_home(target.parent), **os.environ, **ENVIRONMENT}
+    child = await asyncio.create_subprocess_exec(*command, **pipes, env=environment)
     peak, said = 0, asyncio.create_task(child.stdout.read())
     try:
         async with asyncio.timeout(timeout):
@@ -61,6 +62,15 @@ async def execute(path: Path, target: Path, parameters: Mapping[str, Any], timeo
     if child.returncode:
         return Ended(said.result().decode() or f"its process ended with exit code {child.returncode}", peak)
     return Ended(None, peak)
+
+
+def _home(folder: Path) -> dict[str, str]:
+    """What Jupyter needs of a user without a home folder, such as a bare number in a container: `folder` is as good."""
+    try:
+        Path.home()
+    except RuntimeError:
+        return {"HOME": str(folder)}
+    return {}
 
 
 def _die_with_the_runner() -> None:

@@ -17,7 +17,7 @@ from filelock import FileLock
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from companion.notebooks.claims import VERDICT_MIME, Claim
-from companion.runner import checks, receipts, reproduce, runner
+from companion.runner import checks, execute, receipts, reproduce, runner
 
 PARAMETERS = 'output_dir: str = "../build/scratch"  # figures\nx: int = 1  # a number\npath: str = ""  # a file'
 WRITE_FIGURE = """
@@ -223,6 +223,17 @@ def test_the_kernel_is_that_of_this_python(project, monkeypatch):
     spec.write_text('{"argv": ["false"], "display_name": "another", "language": "python"}', encoding="utf-8")
     monkeypatch.setenv("JUPYTER_PATH", str(project.root))
     project.write(code(verdict(True)))
+    assert project.run() == 0
+
+
+def test_a_user_without_a_home_has_one_during_the_run(project, monkeypatch):
+    def nobody():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(execute.Path, "home", nobody)
+    there = f"import os; assert os.environ['HOME'].startswith({str(project.build.resolve())!r})\n"
+    project.write(code(there + verdict(True)))
     assert project.run() == 0
 
 
