@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from pydantic.fields import FieldInfo
 
@@ -54,5 +53,7 @@ def read_parameters(namespace: Mapping[str, Any], **bounds: FieldInfo) -> BaseMo
 
 def make_reproducible() -> None:
     """Deterministic algorithms on one thread: the same machine gives the same bits, run after run."""
+    import torch  # 190 MB, which a notebook that computes nothing with it need not take
+
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
