@@ -6,6 +6,9 @@ BIN := .venv/bin
 TORCH_INDEX ?=
 PIP_INSTALL := -m pip install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
+# Otherwise Python makes no environment in a folder whose name the locale cannot spell.
+export PYTHONUTF8 := 1
+
 # `make -j` would check results while they are made.
 .NOTPARALLEL:
 .PHONY: help figures test test-all lint unit alone nbval replay notebooks tables retrain lab bench paper-scale real data clean
