@@ -6,8 +6,9 @@ BIN := .venv/bin
 TORCH_INDEX ?=
 PIP_INSTALL := -m pip install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-# Otherwise Python makes no environment in a folder whose name the locale cannot spell.
+# Under a locale that cannot spell the name of this folder, Python makes no environment in it and setuptools links none.
 export PYTHONUTF8 := 1
+export LC_ALL := C.UTF-8
 
 # `make -j` would check results while they are made.
 .NOTPARALLEL:
