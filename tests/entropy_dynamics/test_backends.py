@@ -206,6 +206,8 @@ def test_without_a_compiler_eager_serves_and_says_so_once(tmp_path):
 @pytest.mark.parametrize("folder", ["/proc", "/proc/missing"])
 def test_without_a_cache_folder_eager_serves_and_says_so_once(folder, when):
     """torch makes the folder when its compiler is first imported, and writes to it when it compiles."""
+    if when == "later" and said_by_child():
+        pytest.skip("torch.compile does not work here, so there is no later")
     said = said_by_child(folder) if when == "later" else said_by_child(TORCHINDUCTOR_CACHE_DIR=folder)
     assert is_one_warning(said) and folder in said, said
 
