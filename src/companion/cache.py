@@ -77,4 +77,6 @@ def _damaged(folder: Path) -> list[str]:
 
 
 def _checksums(folder: Path) -> set[str]:
-    return {f"{sha256(path)}  {path.name}" for path in folder.iterdir() if path.is_file() and path.name != CHECKSUMS}
+    """Of all files but the checksums' own and hidden ones, which a file manager may leave and nothing here reads."""
+    files = [path for path in folder.iterdir() if path.is_file() and path.name[0] != "." and path.name != CHECKSUMS]
+    return {f"{sha256(path)}  {path.name}" for path in files}

@@ -23,7 +23,8 @@ from entropy_dynamics.token_statistics import TokenStatistics, check_temperature
 from entropy_dynamics.vocabulary_sums import LOWEST, Backend, accumulator
 
 FEWEST_TOKENS, MOST_TOKENS = 64, 256  # whose logits are there at once; between them a quarter of the tokens
-WORDS_AT_ONCE = 8192  # of a half-precision head whose gradient is added up in float32
+WORDS_AT_ONCE = 8192  # of a half-precision head, whose gradient is added up in float32
+ENTROPY_ELEMENTS = 2**22  # logits whose logarithms are there at once where H has a coefficient
 
 
 def linear_grpo_loss(
@@ -48,8 +49,8 @@ def linear_grpo_loss(
         batch, terms, aggregation, denominator: as in `grpo.loss`; the batch's own statistics are not used.
 
     Returns:
-        The loss, a scalar whose gradient flows to `hidden`, `weight` and `bias`, once; and `TokenStatistics` (N, T)
-        without gradient, 0 outside the mask.
+        The loss, a scalar whose gradient flows to `hidden`, `weight` and `bias`, once: it is there before backward, and
+        a second backward is a RuntimeError. And `TokenStatistics` (N, T) without gradient, 0 outside the mask.
 
     Raises:
         ValueError: shapes or dtypes that do not fit together, and whatever `token_statistics` refuses.
@@ -67,12 +68,14 @@ def linear_grpo_loss(
     order = counts.long().argsort(descending=True, stable=True)  # tokens with a gradient first
     places = batch.mask.flatten().nonzero().squeeze(-1)[order]
     chosen = select(backend, elements=len(places) * len(weight), device=hidden.device)
+    wanted = tuple(torch.is_grad_enabled() and x is not None and x.requires_grad for x in (hidden, weight, bias))
     loss, *found = _Loss.apply(
         hidden.reshape(-1, hidden.shape[-1])[places],
         weight,
         bias,
         *(x.expand(tokens.shape).reshape(-1)[places] for x in columns),
         int(counts.sum()),
+        wanted,
         temperature,
         chosen,
     )
@@ -81,46 +84,50 @@ def linear_grpo_loss(
 
 
 class _Loss(torch.autograd.Function):
-    """The loss of tokens (M,) and their statistics; keeps the gradients that are asked for, and nothing else."""
+    """The loss of tokens (M,) and their statistics; keeps the gradients of `wanted` inputs until backward."""
 
     @staticmethod
     def forward(
-        ctx, hidden, weight, bias, tokens, old, of_ratio, of_log_prob, of_entropy, active, temperature, backend
+        ctx, hidden, weight, bias, tokens, old, of_ratio, of_log_prob, of_entropy, active, wanted, temperature, backend
     ):
         inputs, dtype = (hidden, weight, bias), accumulator(hidden.dtype)
         ctx.dtypes = [None if x is None else x.dtype for x in inputs]
-        ctx.gradients = gradients = [
-            x.new_zeros(x.shape, dtype=dtype) if needed else None for x, needed in zip(inputs, ctx.needs_input_grad)
-        ]
+        gradients = [x.new_zeros(x.shape, dtype=dtype) if want else None for x, want in zip(inputs, wanted)]
         size = min(max(FEWEST_TOKENS, len(hidden) // 4), MOST_TOKENS)
         memory = hidden.new_empty(min(size, len(hidden)) * len(weight))
         starts = [*range(0, active, size), *range(active, len(hidden), size)]
-        loss, found = (
-            hidden.new_zeros((), dtype=torch.float64),
-            [hidden.new_zeros(len(hidden), dtype=dtype) for _ in range(4)],
-        )
+        loss = hidden.new_zeros((), dtype=torch.float64)
+        found = [hidden.new_zeros(len(hidden), dtype=dtype) for _ in range(4)]
         for start, stop in zip(starts, [*starts[1:], len(hidden)]):
             some = slice(start, stop)
             logits = _logits(hidden[some], weight, bias, memory)
             normalizer, statistics = _statistics(logits, tokens[some], temperature, backend)
             for whole, part in zip(found, statistics):
                 whole[some] = part
-            g = of_ratio[some] * (statistics.log_prob - old[some]).exp()
-            loss -= (g + of_log_prob[some] * statistics.log_prob + of_entropy[some] * statistics.entropy).double().sum()
-            if start < active:
-                g = (g + of_log_prob[some]) / temperature
-                e = of_entropy[some] / temperature
-                _softmax(logits, normalizer, g, e, statistics.entropy, temperature, backend)
-                logits[torch.arange(len(g), device=g.device), tokens[some]] -= g.to(logits.dtype)
-                _multiply(logits, hidden[some], weight, some, gradients)
+            log_prob, entropy = statistics[:2]
+            g, e = of_ratio[some] * (log_prob - old[some]).exp(), of_entropy[some]
+            loss -= (g + of_log_prob[some] * log_prob + e * entropy).double().sum()
+            if start < active and any(wanted):
+                g = g + of_log_prob[some]
+                # Half precision has digits for values about 1, whatever the shares are.
+                unit = 1.0 if logits.dtype == dtype else torch.maximum(g.abs(), e.abs()).amax().clamp(min=1e-30)
+                g, e = g / (unit * temperature), e / (unit * temperature)
+                at_token = log_prob.exp() * (g + e * (log_prob.clamp(min=LOWEST) + entropy)) - g
+                _to_softmax(logits, normalizer, g, e, entropy, temperature, backend)
+                logits[torch.arange(len(g), device=g.device), tokens[some]] = at_token.to(logits.dtype)
+                _multiply(logits, unit, hidden[some], weight, some, gradients)
+        ctx.gradients = gradients
         ctx.mark_non_differentiable(*found)
         return loss.to(dtype), *found
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad_loss, *_):
-        gradients = (None if x is None else (x * grad_loss).to(dtype) for x, dtype in zip(ctx.gradients, ctx.dtypes))
-        return *gradients, *(None,) * 8
+        if ctx.gradients is None:
+            raise RuntimeError("the gradient of linear_grpo_loss can be taken once; call it again for another backward")
+        gradients, ctx.gradients = ctx.gradients, None
+        scaled = (None if x is None else x.mul_(grad_loss).to(dtype) for x, dtype in zip(gradients, ctx.dtypes))
+        return *scaled, *(None,) * 9
 
 
 def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, memory: Tensor) -> Tensor:
@@ -139,27 +146,31 @@ def _statistics(logits: Tensor, tokens: Tensor, temperature: float, backend: Bac
     return normalizer, from_sums(z_k - largest - sums[0].log(), sums)
 
 
-def _softmax(
+def _to_softmax(
     logits: Tensor, normalizer: Tensor, g: Tensor, e: Tensor, entropy: Tensor, temperature: float, backend: Backend
 ) -> None:
     """Overwrite the logits with p (g + e (log p + H))."""
     if not e.any():
         backend.scaled_softmax(logits, logits, normalizer, g, temperature)
         return
-    for row in range(len(logits)):
-        log_p = logits[row].to(normalizer.dtype) / temperature - normalizer[row]
-        logits[row] = log_p.exp() * (g[row] + e[row] * (log_p.clamp(min=LOWEST) + entropy[row]))
+    rows = max(1, ENTROPY_ELEMENTS // logits.shape[-1])
+    of_states = torch.stack([normalizer, g + e * entropy, e]).unsqueeze(-1)
+    for z, (norm, constant, slope) in zip(logits.split(rows), of_states.split(rows, 1)):
+        log_p = z.to(norm.dtype) / temperature - norm
+        z.copy_(log_p.exp() * (constant + slope * log_p.clamp(min=LOWEST)))
 
 
-def _multiply(grad: Tensor, hidden: Tensor, weight: Tensor, some: slice, gradients: list[Tensor | None]) -> None:
-    """Add what the gradient of some tokens' logits gives the hidden states, the head and its bias."""
+def _multiply(
+    grad: Tensor, unit: Tensor | float, hidden: Tensor, weight: Tensor, some: slice, gradients: list[Tensor | None]
+) -> None:
+    """Add what the gradient of some tokens' logits, in units of `unit`, gives the hidden states, the head, the bias."""
     of_hidden, of_weight, of_bias = gradients
     if of_hidden is not None:
-        of_hidden[some] = grad @ weight
+        of_hidden[some] = (grad @ weight).to(of_hidden.dtype) * unit
     if of_weight is not None and of_weight.dtype == grad.dtype:
         of_weight.addmm_(grad.T, hidden)
     elif of_weight is not None:
         for words, part in zip(of_weight.split(WORDS_AT_ONCE), grad.split(WORDS_AT_ONCE, -1)):
-            words += part.T @ hidden
+            words += (part.T @ hidden).to(words.dtype) * unit
     if of_bias is not None:
-        of_bias += grad.sum(0)
+        of_bias += grad.sum(0, dtype=of_bias.dtype) * unit

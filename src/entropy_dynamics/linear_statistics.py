@@ -56,9 +56,9 @@ def linear_token_statistics(
 
 
 def under_autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
-    """The tensors as a linear layer would take them: in autocast's dtype where it is on."""
+    """The tensors as a linear layer would take them: in autocast's dtype where it is on, unless they are float64."""
     kind = tensors[0].device.type
-    if not torch.is_autocast_enabled(kind):
+    if not torch.is_autocast_enabled(kind) or tensors[0].dtype == torch.float64:
         return tensors
     return tuple(x if x is None else x.to(torch.get_autocast_dtype(kind)) for x in tensors)
 

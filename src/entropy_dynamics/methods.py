@@ -43,8 +43,8 @@ class TokenBatch:
                 )
         if self.groups.shape != self.mask.shape[:1]:
             raise ValueError(f"groups have shape {tuple(self.groups.shape)}, expected ({len(self.mask)},)")
-        for statistics in (self.statistics, self.old):
-            clipping.check_batch(statistics.discriminator, self.advantages, self.mask)
+        for values in (self.statistics.discriminator, self.old.log_prob):
+            clipping.check_batch(values, self.advantages, self.mask)
 
     @property
     def ratio(self) -> Tensor:

@@ -212,7 +212,8 @@ def lowest_discriminator(entropy: Tensor) -> Tensor:
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return torch.linalg.vecdot(a, b)
+    with torch.autocast(a.device.type, enabled=False):  # which would take the products in half precision
+        return torch.linalg.vecdot(a, b)
 
 
 def _per_state(step: float | Tensor, logits: Tensor) -> float | Tensor:

@@ -5,6 +5,7 @@ sampling policy gives every response token's S and D, and the tokens to be maske
 the responses of all processes that TRL generates at once. Its masks serve all micro-batches and iterations that train
 on it. A masked token keeps its value in the loss and loses every gradient: that of the policy, which may be by way of a
 whole response's ratio, that of the KL penalty and that of an entropy bonus. It still counts in the loss's denominators.
+(The router loss of a mixture of experts is not one of tokens, and stays.)
 
 The pass is TRL's own way of scoring tokens with another head, so that it sees what the trainer sees: adapters, images,
 sharded and scaled heads, autocast. It runs in evaluation mode, as many responses at a time as a training step has, and
@@ -14,6 +15,7 @@ logits.
 
 import contextlib
 import inspect
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -69,7 +71,7 @@ class _Head:
             return found.log_prob, found.entropy, found.baseline, None, None
         parts = []
         for some, tokens in zip(*(x.split(max(1, LOGITS_AT_ONCE // len(weight))) for x in (hidden, targets))):
-            capped = (F.linear(some, weight, bias) * (logit_scale / final_logit_softcapping)).tanh()
+            capped = (F.linear(some, weight, bias).float() * (logit_scale / final_logit_softcapping)).tanh()
             parts.append(token_statistics(capped * final_logit_softcapping, tokens, temperature=temperature))
         found = TokenStatistics(*(None if x[0] is None else torch.cat(x) for x in zip(*parts)))
         return found.log_prob, found.entropy, found.baseline, None, None
@@ -125,7 +127,7 @@ class EntropyClippingGRPOConfig(GRPOConfig):
             raise ValueError(f"entropy_clipping is {self.entropy_clipping!r}, expected 'none', 'clip_b' or 'clip_v'")
         if self.entropy_clipping == "none":
             return
-        if self.mu is None or not self.mu > 0:
+        if self.mu is None or not 0 < self.mu < math.inf:
             raise ValueError(
                 f"mu is {self.mu}, expected a positive number of deviations; the released values are "
                 f"{clipping.CLIP_B_MU} for clip_b and {clipping.CLIP_V_MU} for clip_v"
@@ -148,6 +150,11 @@ class EntropyClippingGRPOTrainer(GRPOTrainer):
     the tokens with A > 0 and with A < 0, and the predicted change of mean entropy per unit of effective step before and
     after masking (-mean A D).
     """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        if not isinstance(self.args, EntropyClippingGRPOConfig):
+            raise TypeError(f"args is a {type(self.args).__name__}, expected an EntropyClippingGRPOConfig")
 
     _gradient_at: Tensor | None = None  # while a loss is made: which tokens (B, T) have a gradient
 
@@ -243,7 +250,7 @@ class EntropyClippingGRPOTrainer(GRPOTrainer):
 
     def _as_many_at_random(self, kept: Tensor, advantages: Tensor, mask: Tensor) -> Tensor:
         """The control: of each sign of A mask as many tokens of this process as the method would, but random ones."""
-        seed = self.args.seed + 7919 * self.state.global_step + self.accelerator.process_index
+        seed = self.args.seed + 7919 * self._step + self.accelerator.process_index  # _step counts micro-batches
         generator = torch.Generator().manual_seed(seed)
         masked = torch.zeros_like(mask, device="cpu")
         for side in (advantages > 0, advantages < 0, advantages == 0):

@@ -205,3 +205,9 @@ def test_of_two_processes_one_makes_it(place, damaged):
     assert [process.exitcode for process in processes] == [0, 0]
     assert (place / "calls").read_text(encoding="utf-8") == "made\n"
     assert_whole(cached_folder("model", never))
+
+
+def test_hidden_files_of_others_are_nobodys_business(caplog):
+    folder = cached_folder("model", make)
+    (folder / ".DS_Store").write_bytes(b"x")
+    assert cached_folder("model", lambda folder: pytest.fail("made anew")) == folder and not caplog.messages

@@ -136,6 +136,9 @@ def test_advantages_that_are_not_finite_are_refused_where_they_count(clip, bad):
     a = NEGATIVE.repeat(1, 6)
     a[0, 5] = bad
     assert torch.equal(clip(statistics(S), a, MASK, mu=1.0), clip(statistics(S), NEGATIVE, MASK, mu=1.0))
+    harmed = S.clone()
+    harmed[0, 5] = bad  # a statistic of padding
+    assert torch.equal(clip(statistics(harmed), a, MASK, mu=1.0), clip(statistics(S), NEGATIVE, MASK, mu=1.0))
     a[0, 0] = bad
     with pytest.raises(ValueError, match="advantages of some response tokens are not finite"):
         clip(statistics(S), a, MASK, mu=1.0)

@@ -93,6 +93,10 @@ def test_bad_input_is_named():
             keep(method, *arguments, moments(*arguments), mu=1.0, reading="both")
     with pytest.raises(ValueError, match="max_fraction is 2"):
         keep("clip_v", *arguments, moments(*arguments), mu=1.0, max_fraction=2)
+    for field in ("discriminator", "baseline"):
+        harmed = arguments[0]._replace(**{field: getattr(arguments[0], field) * torch.nan})
+        with pytest.raises(ValueError, match="statistics of some response tokens are not finite"):
+            moments(harmed, *arguments[1:])
     with pytest.raises(ValueError, match="advantages of some response tokens are not finite"):
         moments(arguments[0], batch["advantages"] * torch.nan, batch["mask"])
 

@@ -10,7 +10,7 @@ from torch.testing import assert_close
 from entropy_dynamics import grpo, linear_loss, theory
 from entropy_dynamics.linear_loss import linear_grpo_loss
 from entropy_dynamics.methods import RULES, Terms, TokenBatch, as_terms
-from entropy_dynamics.token_statistics import token_statistics
+from entropy_dynamics.token_statistics import TokenStatistics, token_statistics
 
 N, T, W, V = 6, 5, 8, 40
 DRAWN = torch.Generator().manual_seed(0)
@@ -153,6 +153,78 @@ def test_lower_precision(monkeypatch, dtype, tolerance):
     for ours, theirs in zip(torch.autograd.grad(loss, inputs), gradients):
         assert ours.dtype == dtype
         assert_close(ours.double(), theirs, rtol=0, atol=tolerance * theirs.abs().max().item())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("share", [1.0, 1e-6])
+def test_confident_tokens_and_small_shares_keep_their_digits_in_half_precision(dtype, share):
+    """Against the exact gradient of the same inputs, token by token; the small share comes back as a loss scale."""
+    drawn = torch.Generator().manual_seed(0)
+    weight = torch.randn(300, 32, generator=drawn).to(dtype)
+    tokens = torch.randint(300, (1, 64), generator=drawn)
+    towards = torch.linspace(0.5, 16, 64).view(1, 64, 1) / 32 * weight[tokens].float()  # p from small to nearly 1
+    hidden = (towards + 0.05 * torch.randn(1, 64, 32, generator=drawn)).to(dtype)
+    mask, nothing = torch.ones(1, 64, dtype=torch.bool), torch.zeros(1, 64)
+    logits = (hidden @ weight.T).double().requires_grad_()
+    log_prob = logits.log_softmax(-1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+    old = TokenStatistics(log_prob.detach().float(), nothing, nothing, nothing)
+    batch = TokenBatch(old, old, nothing + share, nothing, mask, torch.zeros(1, dtype=torch.long))
+    (of_logits,) = torch.autograd.grad(grpo.loss(log_prob, nothing.double(), batch, as_terms(batch, mask)), logits)
+    inputs = hidden.requires_grad_(), weight.requires_grad_()
+    loss, _ = linear_grpo_loss(*inputs, tokens, batch, as_terms(batch, mask))
+    of_hidden, of_weight = torch.autograd.grad(loss / share, inputs)
+    assert log_prob.exp().max() > 0.999 and log_prob.exp().min() < 0.5
+    exact = of_logits @ weight.double() / share
+    error = (of_hidden.double() - exact).norm(dim=-1) / exact.norm(dim=-1)
+    enough = exact.norm(dim=-1) > (1e-4 if dtype == torch.float16 else 0)  # which float16 can hold
+    assert error[enough].max() < 0.05 and log_prob[enough].max().exp() > 0.99
+    exact = of_logits[0].T @ hidden[0].double() / share
+    assert (of_weight.double() - exact).norm() < 0.01 * exact.norm()
+
+
+def test_masked_words_with_an_entropy_term():
+    bias = BIAS.clone()
+    bias[::3] = -torch.inf
+    tokens_of_mass = TOKENS - (TOKENS % 3 == 0).long()
+    tokens_of_mass[tokens_of_mass < 0] = 1
+    logits = (HIDDEN @ WEIGHT.T + bias).requires_grad_()
+    now = token_statistics(logits.detach(), tokens_of_mass)
+    batch = TokenBatch(now, now, A, A, MASK, torch.arange(N))
+    terms = drawn_terms(Terms._fields)
+    log_prob = logits.log_softmax(-1).gather(-1, tokens_of_mass.unsqueeze(-1)).squeeze(-1)
+    hidden = HIDDEN.clone().requires_grad_()
+    loss, _ = linear_grpo_loss(hidden, WEIGHT, tokens_of_mass, batch, terms, bias=bias)
+    assert_close(loss, grpo.loss(log_prob, theory.entropy(logits), batch, terms))
+    finite = torch.isfinite(bias)
+    kept = (HIDDEN @ WEIGHT[finite].T + bias[finite]).requires_grad_()
+    at = finite.cumsum(0)[tokens_of_mass] - 1
+    log_prob = kept.log_softmax(-1).gather(-1, at.unsqueeze(-1)).squeeze(-1)
+    (of_kept,) = torch.autograd.grad(grpo.loss(log_prob, theory.entropy(kept), batch, terms), kept)
+    assert_close(torch.autograd.grad(loss, hidden)[0], of_kept @ WEIGHT[finite], rtol=1e-9, atol=1e-12)
+
+
+def test_under_autocast_it_is_that_of_its_linear_layer():
+    batch, terms = batch_of(), drawn_terms(("weights",))
+    half = [x.bfloat16().requires_grad_() for x in (HIDDEN, WEIGHT)]
+    single = [x.float().requires_grad_() for x in (HIDDEN, WEIGHT)]
+    expected, _ = linear_grpo_loss(*half, TOKENS, batch, terms)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss, _ = linear_grpo_loss(*single, TOKENS, batch, terms)
+        exact, _ = linear_grpo_loss(HIDDEN, WEIGHT, TOKENS, batch, terms)
+    assert loss == expected and exact.dtype == torch.float64
+    assert all(x.dtype == torch.float32 for x in torch.autograd.grad(loss, single))
+
+
+def test_the_gradient_flows_once_and_is_made_only_where_one_is_wanted(monkeypatch):
+    batch, terms = batch_of(), drawn_terms(("weights",))
+    weight = WEIGHT.clone().requires_grad_()
+    loss, _ = linear_grpo_loss(HIDDEN, weight, TOKENS, batch, terms)
+    loss.backward()
+    with pytest.raises(RuntimeError, match="can be taken once"):
+        loss.backward()
+    monkeypatch.setattr(linear_loss, "_multiply", lambda *_: pytest.fail("a gradient was made"))
+    with torch.no_grad():
+        assert not linear_grpo_loss(HIDDEN, weight, TOKENS, batch, terms)[0].requires_grad
 
 
 def test_bad_input_is_named():

@@ -40,6 +40,7 @@ def test_a_batch_whose_shapes_would_broadcast_is_refused():
         ("groups", torch.zeros(3, 1), r"groups have shape \(3, 1\), expected \(3,\)"),
         ("advantages", A * torch.nan, "advantages of some response tokens are not finite"),
         ("mask", MASK.double(), "expected a bool mask"),
+        ("old", BATCH.old._replace(log_prob=BATCH.old.log_prob * torch.nan), "statistics of some response tokens"),
     ):
         with pytest.raises(ValueError, match=message):
             replace(BATCH, **{name: value})

@@ -217,7 +217,8 @@ def bare_trainer(model=None, beta=0.0, **settings):
     """A trainer that has not generated anything, and for a KL penalty has no reference model."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*importance_sampling_level.*")  # other levels are TRL's advice
-        args = EntropyClippingGRPOConfig(output_dir="unused", entropy_clipping="clip_b", mu=1.0, **SETTINGS | settings)
+        settings = SETTINGS | {"entropy_clipping": "clip_b", "mu": 1.0} | settings
+        args = EntropyClippingGRPOConfig(output_dir="unused", **settings)
         trainer = EntropyClippingGRPOTrainer(
             model=model or policy(),
             reward_funcs=reward,
@@ -244,6 +245,7 @@ def test_losses_that_weigh_whole_responses_are_trained_with(tmp_path, settings):
         ({"entropy_clipping": "clip_x", "mu": 1.0}, "'clip_x', expected"),
         ({"entropy_clipping": "clip_b"}, "mu is None"),
         ({"entropy_clipping": "clip_b", "mu": -1.0}, r"mu is -1\.0"),
+        ({"entropy_clipping": "clip_b", "mu": float("inf")}, "mu is inf"),
         ({"entropy_clipping": "clip_b", "mu": 1.0, "clipping_reading": "both"}, "'both'"),
         ({"entropy_clipping": "clip_b", "mu": 1.0, "clipping_max_fraction": 0.1}, r"clipping_max_fraction is 0\.1"),
         ({"entropy_clipping": "clip_v", "mu": 1.0, "clipping_max_fraction": 2.0}, r"clipping_max_fraction is 2\.0"),
@@ -284,6 +286,7 @@ def small(architecture, **settings):
 SCORED = {
     "dropout": ("llama", {"attention_dropout": 0.3}, {}),
     "capped logits": ("gemma2", {"final_logit_softcapping": 3.0}, {}),
+    "capped bfloat16": ("gemma2", {"final_logit_softcapping": 30.0}, {"bf16": True}),
     "scaled logits": ("granite", {"logits_scaling": 2.0}, {}),
     "bfloat16": ("llama", {}, {"bf16": True}),
     "float32 head": ("llama", {}, {"bf16": True, "cast_lm_head_to_fp32": True}),
@@ -303,9 +306,11 @@ def test_the_pass_sees_what_the_trainer_sees(case):
         "completion_mask": torch.ones(16, 6, dtype=torch.long),
     }
     trainer.model.train()
-    before, state = trainer.model.training, torch.get_rng_state()
+    trainer.model.get_input_embeddings().eval()  # as a user may leave a frozen part
+    before, state = [module.training for module in trainer.model.modules()], torch.get_rng_state()
     statistics = trainer._sampled_statistics(output)
-    assert trainer.model.training == before and torch.equal(torch.get_rng_state(), state)
+    assert [module.training for module in trainer.model.modules()] == before
+    assert torch.equal(torch.get_rng_state(), state)
     ids = torch.cat([output["prompt_ids"], output["completion_ids"]], 1)
     trainer.model.eval()
     with torch.no_grad():
@@ -358,6 +363,54 @@ def test_the_pass_makes_no_logits_of_a_whole_response(monkeypatch, cap):
     with Largest() as largest:
         trainer._sampled_statistics(output)
     assert largest.bytes < 0.4 * 4 * length * 20000  # of one response's logits; four are scored at once
+
+
+def scored_output(rows=8, length=5):
+    drawn = torch.Generator().manual_seed(0)
+    return {
+        "prompt_ids": torch.randint(3, 15, (rows, 4), generator=drawn),
+        "prompt_mask": torch.ones(rows, 4, dtype=torch.long),
+        "completion_ids": torch.randint(3, 15, (rows, length), generator=drawn),
+        "completion_mask": torch.ones(rows, length, dtype=torch.long),
+        "advantages": torch.linspace(-1, 1, rows),
+    }
+
+
+def test_tokens_of_tools_are_neither_counted_nor_masked():
+    trainer, output = bare_trainer(mu=0.5), scored_output()
+    trainer.model.train()
+    tools = torch.rand(8, 5, generator=torch.Generator().manual_seed(1)) < 0.5
+    with mock.patch.object(GRPOTrainer, "_generate_and_score_completions", lambda *_: output | {"tool_mask": tools}):
+        kept = trainer._generate_and_score_completions([])["kept"]
+    statistics = trainer._sampled_statistics(output)
+    expected = clipping.clip_b(statistics, output["advantages"].unsqueeze(1), tools, mu=0.5)
+    assert torch.equal(kept, expected) and (tools & ~kept).any()
+
+
+def test_in_evaluation_nothing_is_masked():
+    trainer, output = bare_trainer(), scored_output()
+    trainer.model.eval()
+    with mock.patch.object(GRPOTrainer, "_generate_and_score_completions", lambda *_: output):
+        assert "kept" not in trainer._generate_and_score_completions([])
+
+
+def test_as_many_responses_at_a_time_as_a_training_step_has():
+    trainer, rows = bare_trainer(per_device_train_batch_size=4), []
+    hook = trainer.model.register_forward_hook(lambda model, inputs, found: rows.append(len(found.log_probs)))
+    trainer._sampled_statistics(scored_output(rows=10))
+    hook.remove()
+    assert rows == [4, 4, 2]
+
+
+def test_a_config_of_trls_own_is_refused():
+    with pytest.raises(TypeError, match="args is a GRPOConfig, expected an EntropyClippingGRPOConfig"):
+        EntropyClippingGRPOTrainer(
+            model=policy(),
+            reward_funcs=reward,
+            args=GRPOConfig(output_dir="unused", **SETTINGS),
+            train_dataset=dataset(),
+            processing_class=character_tokenizer(),
+        )
 
 
 def test_images_are_passed_on_as_trl_does():

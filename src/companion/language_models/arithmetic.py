@@ -18,7 +18,8 @@ FORMATS: dict[str, Callable[[str], str]] = {
     "one example": lambda expression: f"{EXAMPLE}{expression} =",
     "two examples": lambda expression: f"{EXAMPLE}18 + 47 = 65\n{expression} =",
 }
-_NUMBER = re.compile(r"(-?(?:\d*\.)?\d+)(\w|%|[.,:/^]\d)?")  # the number, and what makes another one of it
+# The first number, and what makes another one of it: letters, digits after a sign, thousands, another operation.
+_NUMBER = re.compile(r"(?<!\w)(-?(?:\d*\.)?\d+)(\w|[ \t]*%|[.,:^]\d|[ \t]*[-+*/×÷^][ \t]*\d|[ \t]\d{3}(?!\d))?")
 
 
 class Problem(NamedTuple):
@@ -31,10 +32,10 @@ class Problem(NamedTuple):
 def is_correct(problem: Problem, response: str) -> bool:
     """Whether the first number in a response is the value; False where there is none.
 
-    The number is read to its end: 59.9, 59,000, 59/2, 59% and 59abc are not 59. A sentence's sign after it is not read
-    ("59.", "59, since"), and 59.0 and 059 are 59.
+    The number is read to its end: 59.9, 59,000, 59 000, 59 / 2, 59 - 60, 59 % and 59abc are not 59. A sentence's sign
+    after it is not read ("59.", "59, since"), and 59.0 and 059 are 59. Minus may be a longer dash.
     """
-    number = _NUMBER.search(response.replace("−", "-"))
+    number = _NUMBER.search(re.sub("[−–]", "-", response))
     return number is not None and number[2] is None and Decimal(number[1]) == problem.answer  # int() refuses long ones
 
 

@@ -6,6 +6,7 @@ Run as a program, this samples `data/responses.json` anew: `python -m companion.
 import argparse
 import importlib.util
 import json
+import operator
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -191,7 +192,7 @@ class _OnDemand(Sequence[tuple[Tensor, Tensor]]):
 
     @torch.no_grad()
     def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
-        hidden, ids = self._batches[number]
+        hidden, ids = self._batches[operator.index(number)]
         return self._head(hidden), ids
 
 

@@ -123,8 +123,8 @@ def score(responses: Sequence[str], answers: Sequence[str], *, longest: int) -> 
 
     The answer of a response is its last box (unless "final answer is" and LaTeX follow), or its last expression where
     it has no box; a box that is not closed is no answer. Where the right answer is a set or a tuple, boxes that stand
-    close together, such as \\boxed{2} and \\boxed{3}, may also give it together. Units are not compared, and 9% equals
-    9. No response to a right answer that cannot be read (see `well_formed`) is right.
+    close together, such as \\boxed{2} and \\boxed{3}, may also give it together; (2, 3) is an interval. Units are not
+    compared, and 9% equals 9. No response to a right answer that cannot be read (see `well_formed`) is right.
 
     A response longer than `longest` characters is scored on its last `longest`, and counted. What was cut is no answer:
     without a box only an expression after the word "answer" counts there, and boxes do not count together.
@@ -155,17 +155,24 @@ def score(responses: Sequence[str], answers: Sequence[str], *, longest: int) -> 
 
 def _answers(response: str, longest: int, *, several: bool) -> list:
     """The values that a response gives, as alternatives."""
+    response = re.sub(r"\\f?box(ed)?\s*\{", lambda _: BOX, response)
     end, cut = response[-longest:], len(response) > longest
     if BOX not in response:
         return parse(end, *([ANNOUNCED] if cut else []), parsing_timeout=SECONDS)
     if BOX not in end:
         return []
     last = BOX.join(end.rsplit(BOX, 2)[-2:])  # math-verify reads close boxes as one set; now there is one box
+    if re.search(r"\d[eE][+-]?\d", last.partition(BOX)[2].partition("}")[0]):
+        return []  # math-verify takes 1e5 for 5 e
     return _boxed(last) + (_boxed(end) if several and not cut else [])
 
 
 def _boxed(text: str) -> list:
-    """The value in a text's last box and its LaTeX; the LaTeX alone, or nothing, where it has no value."""
+    """The value in a text's last box and its LaTeX; the LaTeX alone, or nothing, where it has no value.
+
+    Thousands may be set apart by thin spaces or braced commas, of which math-verify would make a product.
+    """
+    text = re.sub(r"(?<=\d)(\\[,!:;]|\{,\}|~)(?=\d{3}(?!\d))", "", text)
     return parse(text, IN_A_BOX, extraction_mode="first_match", parsing_timeout=SECONDS)
 
 

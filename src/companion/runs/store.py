@@ -73,9 +73,11 @@ class Store:
             return None
         try:
             record, found = _read(path, name, config)
-        except (*DAMAGED, OSError) as error:
+        except DAMAGED as error:
             _log.warning("committed record %s is damaged (%s: %s); not used", name, type(error).__name__, error)
             return None
+        except OSError as error:
+            raise StoreError(f"cannot read record {name} in {self.committed}: {error}") from error
         if found:
             _log.warning("committed record %s was made with %s; not used", name, found)
             return None

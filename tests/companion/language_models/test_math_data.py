@@ -157,7 +157,7 @@ UNREADABLE = [
     "2pi",
     "60 miles per hour",
     "3 1/2",  # 4/2
-    r"1\,234",  # 235
+    "1 234",  # 235
     "1e5",  # 5e
     r"3\text{ to }4",
 ]
@@ -196,6 +196,12 @@ def test_answers_are_compared_as_mathematics():
         (r"\boxed{3}", "2, 3", False),
         (r"\boxed{1}, \boxed{3}, \boxed{2}", "(1, 3, 2)", True),
         (r"\boxed{1}, \boxed{2}, \boxed{3}", "(1, 3, 2)", False),
+        (r"\boxed {5}", "5", True),
+        (r"\fbox{5}, no: \fbox{6}", "6", True),
+        (r"\boxed{10\,000}", "10000", True),
+        (r"\boxed{10\,000}", "0", False),  # the product of both numbers
+        (r"\boxed{10000}", r"10{,}000", True),
+        (r"\boxed{1e5}", "5e", False),
     ],
 )
 def test_the_last_box_counts_and_several_for_several_values(response, answer, right):

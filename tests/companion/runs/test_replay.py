@@ -98,6 +98,22 @@ def test_elsewhere_a_run_may_stray_but_not_in_what_its_first_batch_decides(monke
         assert replay.check(run, Stored)[0] == word
 
 
+@pytest.mark.parametrize("word, count, status", [("strays", 8, 0), ("strays", 9, 1), ("far", 1, 1), ("DIFFERS", 1, 1)])
+def test_a_tenth_may_stray_and_nothing_else_may_be_wrong(monkeypatch, word, count, status):
+    names = [f"late/{number}" for number in range(88)]
+    monkeypatch.setattr(replay, "references", lambda: dict.fromkeys(names))
+    monkeypatch.setattr(replay, "turn", lambda commit: "")
+    monkeypatch.setattr(replay, "_check", lambda name, store: (word if int(name[5:]) < count else "near", [], 0.0))
+
+    class Pool:
+        __init__ = __exit__ = lambda *_, **__: None
+        __enter__ = lambda self: self  # noqa: E731
+        map = staticmethod(map)
+
+    monkeypatch.setattr(replay, "ProcessPoolExecutor", Pool)
+    assert replay.main(["--only", "late/"]) == status
+
+
 def test_a_turn_is_one_of_the_other_whole_runs():
     turns = {replay.turn(f"commit {i}") for i in range(200)}
     assert turns == {name for name in REFERENCES if name.startswith("whole/")} - {replay.ALWAYS}

@@ -175,6 +175,9 @@ def test_trouble_with_reading_condemns_no_record(store, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(StoreError, match="cannot read record"):
         patch.setattr(files.Path, "read_text", no_access)
         store.get(NAME, CONFIG)
+    with monkeypatch.context() as patch, pytest.raises(StoreError, match="cannot read record"):
+        patch.setattr(files.Path, "read_text", no_access)
+        Store(store.root.parent / "other", store.root).get(NAME, CONFIG)
     assert same(store.get(NAME, CONFIG), RECORD)
 
 
