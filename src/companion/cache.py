@@ -56,6 +56,7 @@ def _make(folder: Path, make: Callable[[Path], None]) -> None:
     shutil.rmtree(partial, ignore_errors=True)  # of a killed process
     if folder.exists():
         shutil.rmtree(aside, ignore_errors=True)
+        aside.unlink(missing_ok=True)  # it may have been a file that was moved there
         folder.rename(aside)
         told = "%s is damaged (%s); moved to %s and made anew; %s chooses another cache folder"
         _log.warning(told, folder, ", ".join(damaged), aside, VARIABLE)

@@ -38,7 +38,8 @@ def clip_b(
         reading: "released" or "two-sided".
 
     Returns:
-        bool, of the mask's shape: the response tokens that keep their gradient. All of them where sigma < 1e-12.
+        bool, of the mask's shape: the response tokens that keep their gradient, as in `loss.where(keep, 0.0)`. All of
+        them where sigma < 1e-12.
 
     Raises:
         ValueError: mu that is not positive and finite, an unknown reading, a mask that is not bool, shapes that do not
@@ -111,7 +112,7 @@ def check_batch(values: Tensor, advantages: Tensor, mask: Tensor) -> None:
     """Raise ValueError unless values and advantages of a batch fit its mask, and are finite where it is true."""
     if mask.dtype != torch.bool or values.shape != mask.shape:
         shapes = f"{tuple(values.shape)}, got {mask.dtype} of {tuple(mask.shape)}"
-        raise ValueError(f"expected a bool mask of the statistics' shape {shapes}")
+        raise ValueError(f"expected a bool mask (mask.bool()) of the statistics' shape {shapes}")
     if mask.ndim == 0 or advantages.shape not in (mask.shape, (*mask.shape[:-1], 1)):
         raise ValueError(
             f"advantages have shape {tuple(advantages.shape)}, expected {tuple(mask.shape)} like the mask, or one a "

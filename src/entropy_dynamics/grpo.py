@@ -58,13 +58,19 @@ def loss(
         log_prob: (N, T), with gradient, of the policy that is trained.
         entropy: (N, T), with gradient where the terms have an entropy coefficient.
         batch: old log-probabilities, advantages and mask.
+        terms: what a rule gives, as `methods.as_terms(batch, rule(batch, generator))`; (N, T) each.
         aggregation: "token-mean" over all tokens, or "sequence-mean", the mean over responses of their token means.
         denominator: "all" counts every token of the mask, "kept" only those with a coefficient that is not 0.
 
     Returns:
         A scalar; 0 where nothing counts.
+
+    Raises:
+        ValueError: an unknown aggregation or denominator, or terms of another shape than the mask's.
+        TypeError: something else than `Terms`.
     """
     mask = batch.mask
+    check_terms(terms, mask, aggregation, denominator)
     # where, not a product: what lies behind the end token may be infinite
     ratio = (log_prob - batch.old.log_prob).where(mask, 0.0).exp()
     objective = terms.weights * ratio * batch.advantages
@@ -84,13 +90,29 @@ def shares(
     aggregation: Literal["token-mean", "sequence-mean"] = "token-mean",
     denominator: Literal["all", "kept"] = "all",
 ) -> Tensor:
-    """(N, T): what each token's objective counts in `loss`, 0 outside the mask; arguments as there."""
+    """(N, T): what each token's objective counts in `loss`, 0 outside the mask; arguments and errors as there."""
+    check_terms(terms, mask, aggregation, denominator)
     counted = mask if denominator == "all" else mask & _counts(terms)
     one = mask.to(terms.weights.dtype)
     if aggregation == "token-mean":
         return one / counted.sum().clamp(min=1)
     lengths = counted.sum(-1, keepdim=True)
     return one / lengths.clamp(min=1) / (lengths > 0).sum().clamp(min=1)
+
+
+def check_terms(terms: Terms, mask: Tensor, aggregation: str, denominator: str) -> None:
+    """Raise ValueError or TypeError for what `loss` refuses."""
+    if aggregation not in ("token-mean", "sequence-mean"):
+        raise ValueError(f"aggregation is {aggregation!r}, expected 'token-mean' or 'sequence-mean'")
+    if denominator not in ("all", "kept"):
+        raise ValueError(f"denominator is {denominator!r}, expected 'all' or 'kept'")
+    if not isinstance(terms, Terms):
+        raise TypeError(f"terms are a {type(terms).__name__}, expected Terms; methods.as_terms makes them of weights")
+    for name, coefficient in terms._asdict().items():
+        if coefficient.shape != mask.shape:
+            raise ValueError(
+                f"the terms' {name} have shape {tuple(coefficient.shape)}, expected {tuple(mask.shape)} like the mask"
+            )
 
 
 def _counts(terms: Terms) -> Tensor:

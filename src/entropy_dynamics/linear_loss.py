@@ -42,6 +42,14 @@ def linear_grpo_loss(
 ) -> tuple[Tensor, TokenStatistics]:
     """`grpo.loss` of the logits hidden weight^T + bias, which never exist as a whole, and the statistics they give.
 
+    With hidden states that predict the tokens, those of the positions before them:
+
+        with torch.no_grad():  # once a batch, at the policy that sampled it
+            old = linear_token_statistics(hidden, weight, tokens)
+        batch = TokenBatch(old, old, advantages.expand(mask.shape), rewards.expand(mask.shape), mask, groups)
+        terms = as_terms(batch, methods.clip_b(batch, generator, mu=2.0))
+        loss, statistics = linear_grpo_loss(hidden, weight, tokens, batch, terms)
+
     Args:
         hidden: (N, T, W), the last hidden states that predict `tokens`; floating. Those outside the mask are not read.
         weight, bias, temperature, backend: as in `linear_token_statistics`.

@@ -43,7 +43,8 @@ def token_statistics(
     """Log-probability, entropy, discriminator and baseline of `tokens` under softmax(logits / temperature).
 
     Args:
-        logits: (..., V), floating; bfloat16 and float16 are accumulated in float32 and return float32.
+        logits: (..., V), floating; bfloat16 and float16 are accumulated in float32 and return float32. Those that
+            predict the tokens: of a causal model's, `logits[:, :-1]` go with `ids[:, 1:]`.
         tokens: (...), integer indices into the vocabulary.
         temperature: the sampling temperature, positive and finite; the statistics are those of the policy at it.
         backend: "eager", "compiled" (torch.compile), "triton" (CUDA), or "auto" for the fastest that suits the input.
@@ -72,7 +73,7 @@ def token_statistics(
 def check_temperature(temperature: float) -> None:
     """Raise ValueError unless `temperature` is a positive finite number."""
     if isinstance(temperature, Tensor) or not (temperature > 0 and math.isfinite(temperature)):
-        raise ValueError(f"temperature is {temperature}, expected a positive finite number")
+        raise ValueError(f"temperature is {temperature!r}, expected a positive finite number, no tensor")
 
 
 @torch.no_grad()

@@ -126,6 +126,8 @@ class EntropyClippingGRPOConfig(GRPOConfig):
         if self.entropy_clipping not in ("none", *global_clipping.METHODS):
             raise ValueError(f"entropy_clipping is {self.entropy_clipping!r}, expected 'none', 'clip_b' or 'clip_v'")
         if self.entropy_clipping == "none":
+            if self.mu is not None or self.clipping_max_fraction is not None or self.clipping_control:
+                raise ValueError("mu, a cap or a control is given, but entropy_clipping is 'none'; choose a method")
             return
         if self.mu is None or not 0 < self.mu < math.inf:
             raise ValueError(

@@ -211,3 +211,11 @@ def test_hidden_files_of_others_are_nobodys_business(caplog):
     folder = cached_folder("model", make)
     (folder / ".DS_Store").write_bytes(b"x")
     assert cached_folder("model", lambda folder: pytest.fail("made anew")) == folder and not caplog.messages
+
+
+def test_a_file_that_was_moved_aside_does_not_stop_the_next_repair(tmp_path):
+    folder = cached_folder("model", make)
+    for _ in range(2):
+        shutil.rmtree(folder)
+        folder.write_bytes(b"")
+        assert cached_folder("model", make).is_dir()

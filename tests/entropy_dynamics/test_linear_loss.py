@@ -227,6 +227,26 @@ def test_the_gradient_flows_once_and_is_made_only_where_one_is_wanted(monkeypatc
         assert not linear_grpo_loss(HIDDEN, weight, TOKENS, batch, terms)[0].requires_grad
 
 
+def test_objectives_that_nobody_defined_are_refused_by_every_loss():
+    batch, terms = batch_of(), drawn_terms(Terms._fields)
+
+    def of_logits(terms, **options):
+        return grpo.loss(batch.statistics.log_prob, batch.statistics.entropy, batch, terms, **options)
+
+    def of_states(terms, **options):
+        return linear_grpo_loss(HIDDEN, WEIGHT, TOKENS, batch, terms, **options)
+
+    for loss in (of_logits, of_states):
+        with pytest.raises(ValueError, match="aggregation is 'token_mean', expected 'token-mean' or 'sequence-mean'"):
+            loss(terms, aggregation="token_mean")
+        with pytest.raises(ValueError, match="denominator is 'ALL', expected 'all' or 'kept'"):
+            loss(terms, denominator="ALL")
+        with pytest.raises(ValueError, match=r"the terms' weights have shape \(6,\), expected \(6, 5\) like the mask"):
+            loss(terms._replace(weights=torch.ones(N)))
+        with pytest.raises(TypeError, match=r"terms are a Tensor, expected Terms; methods.as_terms"):
+            loss(terms.weights)
+
+
 def test_bad_input_is_named():
     batch, terms = batch_of(), drawn_terms(("weights",))
     for arguments, message in (

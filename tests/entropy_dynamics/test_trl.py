@@ -244,6 +244,8 @@ def test_losses_that_weigh_whole_responses_are_trained_with(tmp_path, settings):
     [
         ({"entropy_clipping": "clip_x", "mu": 1.0}, "'clip_x', expected"),
         ({"entropy_clipping": "clip_b"}, "mu is None"),
+        ({"mu": 2.0}, "entropy_clipping is 'none'; choose a method"),
+        ({"clipping_control": True}, "entropy_clipping is 'none'; choose a method"),
         ({"entropy_clipping": "clip_b", "mu": -1.0}, r"mu is -1\.0"),
         ({"entropy_clipping": "clip_b", "mu": float("inf")}, "mu is inf"),
         ({"entropy_clipping": "clip_b", "mu": 1.0, "clipping_reading": "both"}, "'both'"),

@@ -244,8 +244,10 @@ def write(document: dict[str, Any], folder: Path, *, name: str, config: BaseMode
 
 
 def read(folder: Path, name: str) -> dict[str, Any]:
-    """The config and the document of a record below a folder; ValueError if it is damaged."""
+    """The config and the document of a record below a folder; ValueError if it is damaged or not there."""
     path = folder / f"{name}.json"
+    if not path.is_file():
+        raise ValueError(f"there is no record {path.resolve()}; notebooks do not make SmolLM2's, make real does")
     try:
         record, head = read_record(path)
         if head["name"] != name:
@@ -255,12 +257,25 @@ def read(folder: Path, name: str) -> dict[str, Any]:
         raise ValueError(f"{path.resolve()} is damaged: {error}") from error
 
 
-def read_runs(folder: Path) -> list[dict[str, Any]]:
-    """The documents of the training runs below a folder; ValueError if there are none, or one is damaged."""
+def read_runs(folder: Path, *, complete: bool = False) -> list[dict[str, Any]]:
+    """The documents of the training runs below a folder.
+
+    Raises:
+        ValueError: there are none, or one is damaged; with `complete`, a task or an arm lacks a seed that others have.
+    """
     files = sorted(folder.glob("smollm2-*/*/seed-*.json"))
     if not files:
         raise ValueError(f"no runs of SmolLM2 in {folder.resolve()}; make them with: make real")
-    return [read(folder, path.relative_to(folder).with_suffix("").as_posix()) for path in files]
+    documents = [read(folder, path.relative_to(folder).with_suffix("").as_posix()) for path in files]
+    if complete:
+        configs = [RealTraining(**document["config"]) for document in documents]
+        found = {(config.task, config.arm, config.seed) for config in configs}
+        for task in arithmetic.TASKS:
+            seeds = {seed for of, _, seed in found if of == task} or {0}
+            if missing := sorted({(task, arm, seed) for arm in ARMS for seed in seeds} - found):
+                words = "; ".join(f"{task}, {arm}, seed {seed}" for task, arm, seed in missing)
+                raise ValueError(f"{folder.resolve()} lacks runs of SmolLM2 ({words}); make them with: make real")
+    return documents
 
 
 def main() -> None:

@@ -96,6 +96,8 @@ def paired(table: pd.DataFrame, column: str, *, reference: str = "GRPO") -> pd.D
         difference), and improvement, the probability that a run of the arm beats a run of the reference, any seeds.
     """
     values = table.pivot(index="arm", columns="seed", values=column)
+    if values.isna().any(axis=None):
+        raise ValueError(f"{column}: not every arm has a value with every seed")
     rows = {}
     for arm in dict.fromkeys(table.arm):
         if arm != reference:

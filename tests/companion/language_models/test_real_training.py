@@ -1,6 +1,7 @@
 """The task, and one run of the training on the small policy in place of the language model."""
 
 import json
+import shutil
 import sys
 
 import pytest
@@ -21,6 +22,7 @@ from companion.language_models.real_training import (
     run,
     write,
 )
+from companion.provenance import ROOT
 
 
 @pytest.mark.parametrize(
@@ -141,6 +143,20 @@ def test_ways_of_asking_are_measured_one_by_one(small, tmp_path):
         assert all(f["samples"] == 2 and len(f["correct"]) == 3 for f in by_format.values())
     write(found, tmp_path, name=FORMATS_NAME, config=config, command="a command")
     assert read(tmp_path, FORMATS_NAME) == {"config": config.model_dump()} | found
+
+
+def test_runs_that_are_missing_beside_others_are_named(tmp_path):
+    assert len(read_runs(ROOT / "data" / "runs", complete=True)) == 16
+    shutil.copytree(ROOT / "data" / "runs", tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("results"))
+    (tmp_path / "smollm2-chain-sum" / "clip-b" / "seed-1.json").unlink()
+    assert len(read_runs(tmp_path)) == 15
+    with pytest.raises(ValueError, match="chain_sum, Clip_B, seed 1"):
+        read_runs(tmp_path, complete=True)
+    shutil.rmtree(tmp_path / "smollm2-chain-sum")
+    with pytest.raises(ValueError, match="chain_sum, GRPO, seed 0"):
+        read_runs(tmp_path, complete=True)
+    with pytest.raises(ValueError, match=r"there is no record .*make real does"):
+        real_training.read(tmp_path / "nowhere", real_training.FORMATS_NAME)
 
 
 def test_an_empty_folder_says_how_to_fill_it(tmp_path):
