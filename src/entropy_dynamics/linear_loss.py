@@ -134,7 +134,11 @@ class _Loss(torch.autograd.Function):
         if ctx.gradients is None:
             raise RuntimeError("the gradient of linear_grpo_loss can be taken once; call it again for another backward")
         gradients, ctx.gradients = ctx.gradients, None
-        scaled = (None if x is None else x.mul_(grad_loss).to(dtype) for x, dtype in zip(gradients, ctx.dtypes))
+        factor = None if grad_loss.device.type == "cpu" and grad_loss == 1 else grad_loss  # a head is large
+        scaled = (
+            None if x is None else (x if factor is None else x.mul_(factor)).to(dtype)
+            for x, dtype in zip(gradients, ctx.dtypes)
+        )
         return *scaled, *(None,) * 9
 
 
@@ -176,7 +180,7 @@ def _multiply(
     if of_hidden is not None:
         of_hidden[some] = (grad @ weight).to(of_hidden.dtype) * unit
     if of_weight is not None and of_weight.dtype == grad.dtype:
-        of_weight.addmm_(grad.T, hidden)
+        of_weight.addmm_(grad.T, hidden, beta=0 if some.start == 0 else 1)  # zeros need not be read
     elif of_weight is not None:
         for words, part in zip(of_weight.split(WORDS_AT_ONCE), grad.split(WORDS_AT_ONCE, -1)):
             words += (part.T @ hidden).to(words.dtype) * unit
