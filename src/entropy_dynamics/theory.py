@@ -42,7 +42,7 @@ def check_tokens(tokens: Tensor, logits: Tensor) -> None:
         raise ValueError(
             f"tokens have shape {tuple(tokens.shape)}, expected {tuple(logits.shape[:-1])}: one token per state"
         )
-    size = logits.shape[-1]
+    size, tokens = logits.shape[-1], tokens.long()  # unsigned tensors have no minimum, and small ones no such size
     if tokens.numel() and (tokens.min().item() < 0 or tokens.max().item() >= size):
         bad = next(token for token in tokens.flatten().tolist() if not 0 <= token < size)
         raise ValueError(

@@ -149,7 +149,8 @@ def test_bad_input_is_refused_by_name():
 def test_small_integer_tokens_see_the_whole_vocabulary():
     logits, _ = sample((2,), 200)
     tokens = torch.tensor([1, 127], dtype=torch.int8)
-    assert_matches(token_statistics(logits, tokens), naive(logits, tokens), 1e-5)
+    for kind in (torch.int8, torch.uint8, torch.uint16, torch.uint32):
+        assert_matches(token_statistics(logits, tokens.to(kind)), naive(logits, tokens), 1e-5)
     with pytest.raises(ValueError, match=r"token -3 is outside the vocabulary 0\.\.199"):
         token_statistics(logits, torch.tensor([1, -3], dtype=torch.int8))
 
