@@ -16,10 +16,10 @@ from torch import Tensor
 
 from entropy_dynamics import grpo
 from entropy_dynamics.backends import select
-from entropy_dynamics.linear_statistics import check_head, under_autocast
+from entropy_dynamics.linear_statistics import checked_head
 from entropy_dynamics.methods import Terms, TokenBatch
-from entropy_dynamics.theory import check_largest, check_tokens
-from entropy_dynamics.token_statistics import TokenStatistics, check_temperature, from_sums
+from entropy_dynamics.theory import check_largest
+from entropy_dynamics.token_statistics import TokenStatistics, from_sums
 from entropy_dynamics.vocabulary_sums import LOWEST, Backend, accumulator
 
 FEWEST_TOKENS, MOST_TOKENS = 64, 256  # whose logits are there at once; between them a quarter of the tokens
@@ -63,10 +63,7 @@ def linear_grpo_loss(
     Raises:
         ValueError: shapes or dtypes that do not fit together, and whatever `token_statistics` refuses.
     """
-    check_temperature(temperature)
-    hidden, weight, bias = under_autocast(hidden, weight, bias)
-    check_head(hidden, weight, bias)
-    check_tokens(tokens, hidden[..., :1].expand(*hidden.shape[:-1], len(weight)))
+    hidden, weight, bias = checked_head(hidden, weight, bias, tokens, temperature)
     if tokens.shape != batch.mask.shape:
         raise ValueError(f"tokens have shape {tuple(tokens.shape)}, expected {tuple(batch.mask.shape)} like the mask")
     share = grpo.shares(batch.mask, terms, aggregation=aggregation, denominator=denominator)
@@ -154,8 +151,8 @@ def _statistics(logits: Tensor, tokens: Tensor, temperature: float, backend: Bac
     largest, sums = backend.vocabulary_sums(logits, temperature, 2)
     check_largest(largest)
     z_k = logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1).to(largest.dtype) / temperature
-    normalizer = largest + sums[0].log()
-    return normalizer, from_sums(z_k - largest - sums[0].log(), sums)
+    log_s = sums[0].log()
+    return largest + log_s, from_sums(z_k - largest - log_s, sums)
 
 
 def _to_softmax(

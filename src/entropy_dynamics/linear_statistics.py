@@ -42,10 +42,7 @@ def linear_token_statistics(
     Raises:
         ValueError: shapes or dtypes that do not fit together, and whatever `token_statistics` refuses.
     """
-    check_temperature(temperature)
-    hidden, weight, bias = under_autocast(hidden, weight, bias)
-    check_head(hidden, weight, bias)
-    check_tokens(tokens, hidden[..., :1].expand(*hidden.shape[:-1], len(weight)))
+    hidden, weight, bias = checked_head(hidden, weight, bias, tokens, temperature)
     chosen = select(backend, elements=tokens.numel() * len(weight), device=hidden.device)
     hidden, k = hidden.reshape(-1, hidden.shape[-1]), tokens.reshape(-1).long()
     with torch.no_grad():
@@ -55,16 +52,25 @@ def linear_token_statistics(
     return TokenStatistics(*(x if x is None else x.view(tokens.shape) for x in from_sums(log_prob, sums)))
 
 
-def under_autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
-    """The tensors as a linear layer would take them: in autocast's dtype where it is on, unless they are float64."""
-    kind = tensors[0].device.type
-    if not torch.is_autocast_enabled(kind) or tensors[0].dtype == torch.float64:
-        return tensors
-    return tuple(x if x is None else x.to(torch.get_autocast_dtype(kind)) for x in tensors)
+def checked_head(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, tokens: Tensor, temperature: float
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Hidden states, head and bias as a linear layer would take them, under autocast in its dtype unless float64.
+
+    Raises:
+        ValueError: what `linear_token_statistics` refuses before it looks at values.
+    """
+    check_temperature(temperature)
+    kind = hidden.device.type
+    if torch.is_autocast_enabled(kind) and hidden.dtype != torch.float64:
+        dtype = torch.get_autocast_dtype(kind)
+        hidden, weight, bias = (x if x is None else x.to(dtype) for x in (hidden, weight, bias))
+    _check_head(hidden, weight, bias)
+    check_tokens(tokens, hidden[..., :1].expand(*hidden.shape[:-1], len(weight)))
+    return hidden, weight, bias
 
 
-def check_head(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> None:
-    """Raise ValueError unless shapes and dtypes of an output head fit together."""
+def _check_head(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> None:
     if not hidden.is_floating_point() or hidden.ndim == 0 or weight.shape[1:] != hidden.shape[-1:] or not len(weight):
         raise ValueError(
             f"hidden must be floating (..., W) and weight (V, W), got {hidden.dtype} of shape {tuple(hidden.shape)} "

@@ -85,8 +85,7 @@ def from_sums(log_prob: Tensor, sums: Tensor) -> TokenStatistics:
     baseline = (w - v * u / s) / s**2
     log_p = log_prob.detach()
     p = log_p.exp()
-    # A token of zero mass has log p = -inf; p log p is 0 there, not NaN.
-    discriminator = torch.where(p > 0, p * (entropy + log_p), 0.0)
+    discriminator = discriminator_of(log_p, entropy)
     if len(sums) == 4:
         return TokenStatistics(log_prob, entropy, discriminator, baseline)
     square, cube = v / s**2, sums[4] / s**3  # sum p^2 and sum p^3
@@ -95,6 +94,12 @@ def from_sums(log_prob: Tensor, sums: Tensor) -> TokenStatistics:
     slope = p - square  # p . (e_k - p)
     curvature = slope * (discriminator - baseline) + 0.5 * (slope**2 - quadratic)
     return TokenStatistics(log_prob, entropy, discriminator, baseline, curvature)
+
+
+def discriminator_of(log_prob: Tensor, entropy: Tensor) -> Tensor:
+    """S = p (H + log p) of tokens from their log p and their states' H, all (...), in nats; 0 where p = 0."""
+    p = log_prob.exp()
+    return torch.where(p > 0, p * (entropy + log_prob), 0.0)
 
 
 class _LogProb(torch.autograd.Function):

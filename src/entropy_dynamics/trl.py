@@ -29,7 +29,7 @@ from torch import Tensor
 from entropy_dynamics import clipping, global_clipping
 from entropy_dynamics.linear_statistics import linear_token_statistics
 from entropy_dynamics.methods import random_subset
-from entropy_dynamics.token_statistics import TokenStatistics, token_statistics
+from entropy_dynamics.token_statistics import TokenStatistics, discriminator_of, token_statistics
 
 TESTED = ("1.15.0", "1.16.0")  # versions of TRL
 LOGITS_AT_ONCE = 2**24  # where the model caps them
@@ -153,12 +153,12 @@ class EntropyClippingGRPOTrainer(GRPOTrainer):
     after masking (-mean A D).
     """
 
+    _gradient_at: Tensor | None = None  # while a loss is made: which tokens (B, T) have a gradient
+
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         if not isinstance(self.args, EntropyClippingGRPOConfig):
             raise TypeError(f"args is a {type(self.args).__name__}, expected an EntropyClippingGRPOConfig")
-
-    _gradient_at: Tensor | None = None  # while a loss is made: which tokens (B, T) have a gradient
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         output = super()._generate_and_score_completions(inputs)
@@ -207,12 +207,10 @@ class EntropyClippingGRPOTrainer(GRPOTrainer):
                 compute_entropy=True,
                 **images,
             )
-        p = log_prob.exp()
-        discriminator = torch.where(p > 0, p * (entropy + log_prob), 0.0)
-        return TokenStatistics(log_prob, entropy, discriminator, torch.cat(baselines))
+        return TokenStatistics(log_prob, entropy, discriminator_of(log_prob, entropy), torch.cat(baselines))
 
     def _kept(self, statistics: TokenStatistics, advantages: Tensor, mask: Tensor) -> Tensor:
-        """Which response tokens keep their advantage; writes the logs."""
+        """Which response tokens keep their gradient; writes the logs."""
         args, accelerator = self.args, self.accelerator
         total = partial(accelerator.reduce, reduction="sum")
         batch = global_clipping.moments(statistics, advantages, mask, reduce=total)

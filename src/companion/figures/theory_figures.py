@@ -191,7 +191,8 @@ def sampler_biases(biases: pd.DataFrame) -> Figure:
     )
     axes.set_xlim(3e-20, 1)
     axes.axvspan(3e-20, 1e-14, color="0.92", zorder=0)
-    axes.text(1e-19, rows.index("stale"), "zero up to rounding", color=NEUTRAL, fontsize=9, va="center")
+    ground = {"facecolor": "0.92", "edgecolor": "none", "pad": 1}  # hides the grid behind the words
+    axes.text(1e-19, rows.index("stale"), "zero up to rounding", color=NEUTRAL, fontsize=9, va="center", bbox=ground)
     axes.invert_yaxis()
     axes.legend(loc="center left", bbox_to_anchor=(0.36, 0.5))
     return figure

@@ -178,7 +178,7 @@ def smollm2_parts() -> Parts:
     from companion.language_models.language_model import SMOLLM2, freeze_all_but_last, load_language_model
 
     model, tokenizer = load_language_model(SMOLLM2)
-    freeze_all_but_last(model, layers=1)  # a process takes 1.5 GB, with the whole model 3.4 GB
+    freeze_all_but_last(model, layers=1)  # gradients and Adam's state of the whole model are three more of it
     ask = arithmetic.FORMATS["one example"]
     some = arithmetic.split("addition")[0][:16]
     rows = [{"prompt": ask(problem.expression), "answer": str(problem.answer)} for problem in some]

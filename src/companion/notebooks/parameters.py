@@ -53,7 +53,7 @@ def read_parameters(namespace: Mapping[str, Any], **bounds: FieldInfo) -> BaseMo
 
 def make_reproducible() -> None:
     """Deterministic algorithms on one thread: the same machine gives the same bits, run after run."""
-    import torch  # 190 MB, which a notebook that computes nothing with it need not take
+    import torch  # large, and a notebook that computes nothing with it need not load it
 
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)

@@ -76,3 +76,13 @@ def test_a_missing_marker_is_named():
         readme.with_parts("nothing here", {"results": "x"})
     text = "a <!-- x -->old<!-- end x --> b"
     assert readme.with_parts(text, {"x": "new"}) == "a <!-- x -->\nnew\n<!-- end x --> b"
+
+
+def test_the_readme_says_how_much_entropy_is_left_as_its_table_has_it():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = text.partition("<!-- results -->")[2].partition("<!-- end results -->")[0].splitlines()[3:]
+    entropies = {cells[1].strip(): float(cells[4]) for cells in (row.split("|") for row in rows)}
+    left = {arm: entropies[arm] / entropies["start"] for arm in entropies}
+    assert "about half of the start's entropy is left, with GRPO and the random mask about a quarter" in text
+    assert all(0.45 < left[arm] < 0.55 for arm in ("Clip_B", "Clip_V"))
+    assert all(0.2 < left[arm] < 0.3 for arm in ("GRPO", "random mask"))
