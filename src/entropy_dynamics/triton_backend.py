@@ -70,7 +70,8 @@ def _sums(
         if CUBES:
             x += tl.sum(e * e * e, 0)
             y += tl.sum(e * e * e * d, 0)
-    tl.store(largest_ptr + row, tl.where(s == s, m, s))
+    # Where m is +inf the sums are NaN or not, as the Triton version takes the maximum of NaN and a number.
+    tl.store(largest_ptr + row, tl.where((s == s) | (m == float("inf")), m, s))
     tl.store(sums_ptr + row, s)
     tl.store(sums_ptr + states + row, u)
     tl.store(sums_ptr + 2 * states + row, v)

@@ -81,7 +81,6 @@ def first_that_differs(original, other, names):
 def try_mutant(mutant):
     module = importlib.import_module(mutant["module"])
     original = getattr(module, mutant["definition"])
-    assert isinstance(original, FunctionType)
     other = mutated(module, mutant["definition"], mutant["old"], mutant["new"])
     return first_that_differs(original, other, [n for n in REFERENCES if n.startswith(mutant["replays"])])
 
@@ -100,6 +99,15 @@ def try_plain_grpo(rule):
 def test_every_rule_has_a_sign_and_a_constant_among_the_mutants():
     kinds = {what for mutant in MUTANTS for what in [mutant["what"]]}
     assert {f"{rule}: {part}" for rule in methods.RULES for part in ("sign", "constant")} <= kinds
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=[mutant["what"] for mutant in MUTANTS])
+def test_every_mutant_is_one_of_todays_code(mutant):
+    module = importlib.import_module(mutant["module"])
+    assert isinstance(getattr(module, mutant["definition"]), FunctionType)
+    assert mutant["old"] != mutant["new"]
+    mutated(module, mutant["definition"], mutant["old"], mutant["new"])
+    assert any(name.startswith(mutant["replays"]) for name in REFERENCES)
 
 
 @pytest.mark.slow
