@@ -70,17 +70,12 @@ def loss(
         TypeError: something else than `Terms`.
     """
     mask = batch.mask
-    check_terms(terms, mask, aggregation, denominator)
+    share = shares(mask, terms, aggregation=aggregation, denominator=denominator)
     # where, not a product: what lies behind the end token may be infinite
     ratio = (log_prob - batch.old.log_prob).where(mask, 0.0).exp()
     objective = terms.weights * ratio * batch.advantages
     objective = objective + terms.log_prob * log_prob.where(mask, 0.0) + terms.entropy * entropy.where(mask, 0.0)
-    objective = objective.where(mask, 0.0)
-    counted = mask if denominator == "all" else mask & _counts(terms)
-    if aggregation == "token-mean":
-        return -objective.sum() / counted.sum().clamp(min=1)
-    lengths = counted.sum(-1)
-    return -(objective.sum(-1) / lengths.clamp(min=1)).sum() / (lengths > 0).sum().clamp(min=1)
+    return -(share * objective.where(mask, 0.0)).sum()
 
 
 def shares(

@@ -1,7 +1,7 @@
 """Sampling groups of responses with a key-value cache, and the logits of given responses as a trainer sees them.
 
-Prompts of one batch have one length. The responses of a group share the computation of their prompt, when they
-are sampled and when they are trained on.
+Prompts of one batch have one length. A group is one sequence for the policy: the prompt once, then the first tokens of
+all its responses, then all second ones, and so on. Each token attends to the prompt and to its own response.
 """
 
 from dataclasses import dataclass
@@ -53,7 +53,10 @@ def sample(
         raise ValueError(
             f"temperature {temperature}, group_size {group_size}, max_tokens {max_tokens}: expected above 0, 1 and 1"
         )
-    logits, cache = _prompt(policy, prompts, group_size)
+    count, length = _check(prompts)
+    position, mask = _packing(length, group_size, max_tokens - 1, policy.dtype)
+    cache = DynamicCache(config=policy.config)
+    logits = policy(prompts, past_key_values=cache, logits_to_keep=1).logits[:, -1].repeat_interleave(group_size, 0)
     tokens, log_probs, all_logits = [], [], []
     running = torch.ones(len(logits), dtype=torch.bool, device=logits.device)
     while True:
@@ -65,7 +68,13 @@ def sample(
         running = running & (token[:, 0] != end)
         if len(tokens) == max_tokens or not running.any():
             break
-        logits = policy(token, past_key_values=cache).logits[:, -1]
+        now = slice(length + (len(tokens) - 1) * group_size, length + len(tokens) * group_size)
+        logits = policy(
+            token.view(count, group_size),
+            past_key_values=cache,
+            attention_mask=mask[now, : now.stop].expand(count, 1, -1, -1),
+            position_ids=position[now].expand(count, -1),
+        ).logits.flatten(0, 1)
     response = torch.cat(tokens, 1)
     mask = response_mask(response, end)
     return Rollout(prompts, response, mask, torch.cat(log_probs, 1), torch.stack(all_logits, 1), temperature)
@@ -82,18 +91,29 @@ def response_logits(policy: PreTrainedModel, prompts: Tensor, tokens: Tensor) ->
     group_size, rest = divmod(len(tokens), len(prompts))
     if rest or group_size < 1:
         raise ValueError(f"{len(tokens)} responses do not divide into groups for {len(prompts)} prompts")
-    first, cache = _prompt(policy, prompts, group_size)
-    if tokens.shape[1] == 1:
-        return first.unsqueeze(1)
-    later = policy(tokens[:, :-1], past_key_values=cache).logits
-    return torch.cat([first.unsqueeze(1), later], 1)
+    count, length = _check(prompts)
+    later = tokens[:, :-1].view(count, group_size, -1).transpose(1, 2)
+    position, mask = _packing(length, group_size, later.shape[1], policy.dtype)
+    logits = policy(
+        torch.cat([prompts, later.flatten(1)], 1),
+        attention_mask=mask.expand(count, 1, -1, -1),
+        position_ids=position.expand(count, -1),
+        use_cache=False,
+    ).logits
+    first = logits[:, length - 1, None, None].expand(-1, 1, group_size, -1)
+    later = logits[:, length:].unflatten(1, (-1, group_size))
+    return torch.cat([first, later], 1).transpose(1, 2).flatten(0, 1)
 
 
-def _prompt(policy: PreTrainedModel, prompts: Tensor, group_size: int) -> tuple[Tensor, DynamicCache]:
-    """Logits (P G, V) of the first response token, and keys and values of the prompts, both repeated for the groups."""
+def _check(prompts: Tensor) -> torch.Size:
     if prompts.ndim != 2 or prompts.numel() == 0:
         raise ValueError(f"prompts must be (P, L) with P and L at least 1, got {tuple(prompts.shape)}")
-    cache = DynamicCache(config=policy.config)
-    logits = policy(prompts, past_key_values=cache, logits_to_keep=1).logits[:, -1]
-    cache.batch_repeat_interleave(group_size)
-    return logits.repeat_interleave(group_size, 0), cache
+    return prompts.shape
+
+
+def _packing(length: int, group_size: int, steps: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Of the tokens of a group, in the order of its sequence: positions (S,), and what to add to attention (S, S)."""
+    position = torch.cat([torch.arange(length), length + torch.arange(steps).repeat_interleave(group_size)])
+    member = torch.cat([torch.full((length,), -1), torch.arange(group_size).repeat(steps)])
+    sees = (position <= position.unsqueeze(-1)) & ((member == -1) | (member == member.unsqueeze(-1)))
+    return position, torch.zeros(sees.shape, dtype=dtype).masked_fill(~sees, -torch.inf)

@@ -75,7 +75,7 @@ def test_mask_ends_with_the_end_token():
 
 def test_sampling_stops_when_all_responses_have_ended(policy):
     class AlwaysEnd:
-        config = policy.config
+        config, dtype = policy.config, policy.dtype
 
         def __call__(self, tokens, **settings):
             output = policy(tokens, **settings)
