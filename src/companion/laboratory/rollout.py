@@ -1,7 +1,8 @@
 """Sampling groups of responses with a key-value cache, and the logits of given responses as a trainer sees them.
 
-Prompts of one batch have one length. A group is one sequence for the policy: the prompt once, then the first tokens of
-all its responses, then all second ones, and so on. Each token attends to the prompt and to its own response.
+Prompts of one batch have one length. Responses of a group go through the policy as one sequence: the prompt once, then
+the first tokens of all of them, then all second ones, and so on. Each token attends to the prompt and to its own
+response.
 """
 
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
+
+AT_MOST = 16  # responses in a sequence: what attention costs grows with the square of its length
 
 
 @dataclass(frozen=True)
@@ -53,10 +56,11 @@ def sample(
         raise ValueError(
             f"temperature {temperature}, group_size {group_size}, max_tokens {max_tokens}: expected above 0, 1 and 1"
         )
-    count, length = _check(prompts)
-    position, mask = _packing(length, group_size, max_tokens - 1, policy.dtype)
+    starts, size = _shared_prompts(prompts, group_size)
+    count, length = starts.shape
+    position, mask = _sequence(length, size, max_tokens - 1, policy.dtype)
     cache = DynamicCache(config=policy.config)
-    logits = policy(prompts, past_key_values=cache, logits_to_keep=1).logits[:, -1].repeat_interleave(group_size, 0)
+    logits = policy(starts, past_key_values=cache, logits_to_keep=1).logits[:, -1].repeat_interleave(size, 0)
     tokens, log_probs, all_logits = [], [], []
     running = torch.ones(len(logits), dtype=torch.bool, device=logits.device)
     while True:
@@ -68,9 +72,9 @@ def sample(
         running = running & (token[:, 0] != end)
         if len(tokens) == max_tokens or not running.any():
             break
-        now = slice(length + (len(tokens) - 1) * group_size, length + len(tokens) * group_size)
+        now = slice(length + (len(tokens) - 1) * size, length + len(tokens) * size)
         logits = policy(
-            token.view(count, group_size),
+            token.view(count, size),
             past_key_values=cache,
             attention_mask=mask[now, : now.stop].expand(count, 1, -1, -1),
             position_ids=position[now].expand(count, -1),
@@ -91,29 +95,32 @@ def response_logits(policy: PreTrainedModel, prompts: Tensor, tokens: Tensor) ->
     group_size, rest = divmod(len(tokens), len(prompts))
     if rest or group_size < 1:
         raise ValueError(f"{len(tokens)} responses do not divide into groups for {len(prompts)} prompts")
-    count, length = _check(prompts)
-    later = tokens[:, :-1].view(count, group_size, -1).transpose(1, 2)
-    position, mask = _packing(length, group_size, later.shape[1], policy.dtype)
+    starts, size = _shared_prompts(prompts, group_size)
+    count, length = starts.shape
+    later = tokens[:, :-1].view(count, size, -1).transpose(1, 2)
+    position, mask = _sequence(length, size, later.shape[1], policy.dtype)
     logits = policy(
-        torch.cat([prompts, later.flatten(1)], 1),
+        torch.cat([starts, later.flatten(1)], 1),
         attention_mask=mask.expand(count, 1, -1, -1),
         position_ids=position.expand(count, -1),
         use_cache=False,
     ).logits
-    first = logits[:, length - 1, None, None].expand(-1, 1, group_size, -1)
-    later = logits[:, length:].unflatten(1, (-1, group_size))
+    first = logits[:, length - 1, None, None].expand(-1, 1, size, -1)
+    later = logits[:, length:].unflatten(1, (-1, size))
     return torch.cat([first, later], 1).transpose(1, 2).flatten(0, 1)
 
 
-def _check(prompts: Tensor) -> torch.Size:
+def _shared_prompts(prompts: Tensor, group_size: int) -> tuple[Tensor, int]:
+    """The prompt of every sequence, and how many responses share it."""
     if prompts.ndim != 2 or prompts.numel() == 0:
         raise ValueError(f"prompts must be (P, L) with P and L at least 1, got {tuple(prompts.shape)}")
-    return prompts.shape
+    size = max(n for n in range(1, AT_MOST + 1) if group_size % n == 0)
+    return prompts.repeat_interleave(group_size // size, 0), size
 
 
-def _packing(length: int, group_size: int, steps: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Of the tokens of a group, in the order of its sequence: positions (S,), and what to add to attention (S, S)."""
-    position = torch.cat([torch.arange(length), length + torch.arange(steps).repeat_interleave(group_size)])
-    member = torch.cat([torch.full((length,), -1), torch.arange(group_size).repeat(steps)])
-    sees = (position <= position.unsqueeze(-1)) & ((member == -1) | (member == member.unsqueeze(-1)))
+def _sequence(length: int, size: int, steps: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Of a prompt and `size` responses, token by token: positions (S,), and what is added to attention (S, S)."""
+    position = torch.cat([torch.arange(length), length + torch.arange(steps).repeat_interleave(size)])
+    response = torch.cat([torch.full((length,), -1), torch.arange(size).repeat(steps)])
+    sees = (position <= position.unsqueeze(-1)) & ((response == -1) | (response == response.unsqueeze(-1)))
     return position, torch.zeros(sees.shape, dtype=dtype).masked_fill(~sees, -torch.inf)

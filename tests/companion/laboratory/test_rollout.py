@@ -24,22 +24,24 @@ def draw(policy, seed=0, **changes):
     return sample(policy, PROMPTS, generator=torch.Generator().manual_seed(seed), **settings)
 
 
-def test_recorded_log_probs_are_those_of_the_trainer(policy):
-    rollout = draw(policy)
+@pytest.mark.parametrize("group_size", [1, 4, 17, 20])
+def test_recorded_log_probs_are_those_of_the_trainer(policy, group_size):
+    rollout = draw(policy, group_size=group_size)
     logits = response_logits(policy, PROMPTS, rollout.tokens)
     log_prob = (logits / 0.8).log_softmax(-1).gather(-1, rollout.tokens.unsqueeze(-1)).squeeze(-1)
     torch.testing.assert_close(log_prob, rollout.log_prob, atol=2e-6, rtol=1e-5)
 
 
-def test_cached_logits_are_those_of_one_plain_forward_pass(policy):
-    tokens = draw(policy).tokens
-    whole = torch.cat([PROMPTS.repeat_interleave(4, 0), tokens], 1)
+@pytest.mark.parametrize("group_size", [1, 4, 17, 20])
+def test_logits_are_those_of_one_plain_forward_pass(policy, group_size):
+    tokens = draw(policy, group_size=group_size).tokens
+    whole = torch.cat([PROMPTS.repeat_interleave(group_size, 0), tokens], 1)
     plain = policy(whole).logits[:, PROMPTS.shape[1] - 1 : -1]
     torch.testing.assert_close(response_logits(policy, PROMPTS, tokens), plain, atol=2e-6, rtol=1e-5)
     torch.testing.assert_close(response_logits(policy, PROMPTS, tokens[:, :1]), plain[:, :1], atol=2e-6, rtol=1e-5)
 
 
-def test_gradients_through_the_cache_are_those_of_one_plain_forward_pass(policy):
+def test_gradients_are_those_of_one_plain_forward_pass(policy):
     tokens = draw(policy).tokens
     weights = torch.randn(tokens.shape, generator=torch.Generator().manual_seed(1))
 
