@@ -15,7 +15,7 @@ import torch
 from companion.laboratory.experiment import Experiment
 from companion.laboratory.policies import WarmStart, build_policy
 from companion.provenance import ROOT
-from companion.record import Record, canonical
+from companion.record import Record, canonical, checksum
 from companion.runs import comparisons, records
 from companion.runs.records import (
     MissingRecords,
@@ -67,6 +67,15 @@ def test_a_record_says_what_made_it(tmp_path):
     assert on_this_machine(record) and not on_this_machine(with_versions(record, numpy="1.0"))
     other = Record({}, {}, record.made_by | {"machine": {"cpu": "another"}})
     assert not on_this_machine(other)
+
+
+def test_every_committed_record_is_of_the_committed_start():
+    store = Store(ROOT / "data" / "runs")
+    runs = [run for run in comparisons.named_by_name().values() if run.start]
+    starts = {run.start.name: checksum(store.get(run.start.name, run.start.config).tensors) for run in runs}
+    assert len(runs) > 200 and len(set(starts.values())) == 5
+    for run in runs:
+        assert store.get(run.name, run.config).made_by["start_sha256"] == starts[run.start.name], run.name
 
 
 def test_what_takes_long_is_not_trained_unasked(tmp_path):
