@@ -93,7 +93,7 @@ def test_the_guess_is_within_a_factor_of_two_of_what_each_comparison_took():
         took[comparison] += store.get(name, run.config).made_by["seconds"]
         guessed[comparison] += expected_seconds(run.config)
     assert all(1 / 2 < guessed[name] / took[name] < 2 for name in took), (took, guessed)
-    assert expected_seconds(comparisons.base(0).model_copy(update={"steps": 4800})) > 3600
+    assert expected_seconds(comparisons.base(0).model_copy(update={"steps": 9600})) > 3600
 
 
 def test_parallel_runs_are_those_of_one_process_and_are_kept(tmp_path):
