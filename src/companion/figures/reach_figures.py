@@ -81,7 +81,8 @@ def predicted_and_measured(states: pd.DataFrame, batches: pd.DataFrame) -> Figur
             axes.set(xlim=(-limit, limit), ylim=(-limit, limit), title=f"{title}, {name}")
             axes.title.set_fontsize(10)
             axes.set_xlabel("predicted $\\Delta H$ (nats)")
-            axes.locator_params(nbins=5)
+            axes.locator_params(axis="y", nbins=5)
+            axes.locator_params(axis="x", nbins=4)  # whose labels are wide
         row[0].set_ylabel("measured $\\Delta H$ (nats)")
     return figure
 

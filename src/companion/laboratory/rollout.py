@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-AT_MOST = 16  # responses in a sequence: what attention costs grows with the square of its length
+MOST_RESPONSES = 16  # in a sequence: what attention costs grows with the square of its length
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def sample(
         )
     starts, size = _shared_prompts(prompts, group_size)
     count, length = starts.shape
-    position, mask = _sequence(length, size, max_tokens - 1, policy.dtype)
+    position, attention = _sequence(starts, size, max_tokens - 1, policy.dtype)
     cache = DynamicCache(config=policy.config)
     logits = policy(starts, past_key_values=cache, logits_to_keep=1).logits[:, -1].repeat_interleave(size, 0)
     tokens, log_probs, all_logits = [], [], []
@@ -76,7 +76,7 @@ def sample(
         logits = policy(
             token.view(count, size),
             past_key_values=cache,
-            attention_mask=mask[now, : now.stop].expand(count, 1, -1, -1),
+            attention_mask=attention[now, : now.stop].expand(count, 1, -1, -1),
             position_ids=position[now].expand(count, -1),
         ).logits.flatten(0, 1)
     response = torch.cat(tokens, 1)
@@ -98,10 +98,10 @@ def response_logits(policy: PreTrainedModel, prompts: Tensor, tokens: Tensor) ->
     starts, size = _shared_prompts(prompts, group_size)
     count, length = starts.shape
     later = tokens[:, :-1].view(count, size, -1).transpose(1, 2)
-    position, mask = _sequence(length, size, later.shape[1], policy.dtype)
+    position, attention = _sequence(starts, size, later.shape[1], policy.dtype)
     logits = policy(
         torch.cat([starts, later.flatten(1)], 1),
-        attention_mask=mask.expand(count, 1, -1, -1),
+        attention_mask=attention.expand(count, 1, -1, -1),
         position_ids=position.expand(count, -1),
         use_cache=False,
     ).logits
@@ -111,16 +111,18 @@ def response_logits(policy: PreTrainedModel, prompts: Tensor, tokens: Tensor) ->
 
 
 def _shared_prompts(prompts: Tensor, group_size: int) -> tuple[Tensor, int]:
-    """The prompt of every sequence, and how many responses share it."""
+    """The prompts (C, L) of the sequences, and how many responses share each: the same number everywhere."""
     if prompts.ndim != 2 or prompts.numel() == 0:
         raise ValueError(f"prompts must be (P, L) with P and L at least 1, got {tuple(prompts.shape)}")
-    size = max(n for n in range(1, AT_MOST + 1) if group_size % n == 0)
+    size = max(n for n in range(1, MOST_RESPONSES + 1) if group_size % n == 0)
     return prompts.repeat_interleave(group_size // size, 0), size
 
 
-def _sequence(length: int, size: int, steps: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def _sequence(starts: Tensor, size: int, steps: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Of a prompt and `size` responses, token by token: positions (S,), and what is added to attention (S, S)."""
-    position = torch.cat([torch.arange(length), length + torch.arange(steps).repeat_interleave(size)])
-    response = torch.cat([torch.full((length,), -1), torch.arange(size).repeat(steps)])
-    sees = (position <= position.unsqueeze(-1)) & ((response == -1) | (response == response.unsqueeze(-1)))
-    return position, torch.zeros(sees.shape, dtype=dtype).masked_fill(~sees, -torch.inf)
+    length = starts.shape[1]
+    with torch.device(starts.device):
+        position = torch.cat([torch.arange(length), length + torch.arange(steps).repeat_interleave(size)])
+        response = torch.cat([torch.full((length,), -1), torch.arange(size).repeat(steps)])
+        sees = (position <= position.unsqueeze(-1)) & ((response == -1) | (response == response.unsqueeze(-1)))
+        return position, torch.zeros(sees.shape, dtype=dtype).masked_fill(~sees, -torch.inf)
