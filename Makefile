@@ -27,7 +27,7 @@ lint: .venv/ready  ## style, and which room may import which
 	$(BIN)/ruff format --check
 	$(BIN)/lint-imports --no-logo
 
-unit: .venv/ready .venv/triton  ## unit and property tests
+unit: .venv/ready .venv/liger  ## unit and property tests
 	$(BIN)/python -m pytest -n 2 --timeout 300
 
 alone: .venv-alone/ready  ## the library's tests where there is torch alone
@@ -40,7 +40,7 @@ nbval: .venv/ready  ## run the notebooks again and compare with their committed 
 replay: .venv/ready  ## short runs of every kind, late ones of every rule, made again and compared (RENEW=1: kept as the new ones -> data/replay)
 	$(BIN)/python -m companion.runs.replay $(if $(RENEW),--renew)
 
-notebooks: .venv/ready tables  ## refresh the committed outputs, pictures and tables -> notebooks, README.md
+notebooks: .venv/ready tables  ## refresh the committed outputs, pictures and tables -> notebooks, README.md, docs/speed.md
 	$(BIN)/python -m companion.notebooks.readme
 	$(BIN)/python -m companion.runner.reproduce --refresh
 
@@ -53,9 +53,8 @@ retrain: .venv/ready  ## train every run from nothing, on from where it was inte
 lab: .venv/ready  ## open the notebooks -> build/scratch, build/runs
 	$(BIN)/jupyter lab notebooks
 
-bench: .venv/ready  ## statistics, and one GRPO step, ours beside TRL's -> build/statistics_bench.json
-	$(BIN)/python -m companion.benches.statistics_bench --output build/statistics_bench.json
-	$(BIN)/python -m companion.benches.step_bench
+bench: .venv/ready .venv/liger  ## time and memory of statistics, loss and training step, beside other ways (half an hour) -> build/bench.json
+	$(BIN)/python -m companion.benches.bench --output build/bench.json
 
 paper-scale: .venv/ready  ## the paper's setting (8 GPUs, the hub); make paper-scale DRY=small or DRY=smollm2 runs it here -> build/paper_scale
 	$(BIN)/python -m companion.language_models.paper_scale --write-accelerate build/paper_scale/accelerate.yaml
@@ -97,4 +96,9 @@ clean:  ## remove the environment and everything built
 # Triton's interpreter runs the CUDA kernels on a CPU, for the tests alone. A build of torch with CUDA brings its own.
 .venv/triton: .venv/ready
 	$(BIN)/python -c "import triton" 2>/dev/null || $(BIN)/python -m pip install --quiet "triton==3.9.0; sys_platform == 'linux'"
+	touch $@
+
+# A rival in the benchmark; it needs torch and Triton, no more.
+.venv/liger: .venv/triton
+	$(BIN)/python -m pip install --quiet --no-deps liger-kernel==0.8.5
 	touch $@

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 import companion
-from companion.benches import statistics_bench
+from companion.benches import bench
 from companion.benches.peak_memory import peak_memory
 
 LIBRARY_ON_WINDOWS = """
@@ -40,8 +40,8 @@ def test_peak_memory_is_refused_before_anything_is_measured(monkeypatch, capsys,
     monkeypatch.setattr(sys, "platform", platform)
     with pytest.raises(OSError, match=f"/proc, which only Linux has; this is {platform}"):
         peak_memory(lambda: pytest.fail("was run"))
-    monkeypatch.setattr(sys, "argv", ["statistics_bench"])
-    monkeypatch.setattr(statistics_bench, "measure", lambda *_, **__: pytest.fail("was measured"))
+    monkeypatch.setattr(sys, "argv", ["bench"])
+    monkeypatch.setattr(bench, "measure", lambda *_, **__: pytest.fail("was measured"))
     with pytest.raises(SystemExit) as end:
-        statistics_bench.main()
+        bench.main()
     assert end.value.code == 2 and f"this is {platform}" in capsys.readouterr().err

@@ -4,26 +4,18 @@ Each side runs in a process of its own, one after the other, and both times come
 new batch of responses to the updated policy; warm-up steps and evaluation are left out.
 """
 
-import argparse
-import json
-import os
-import platform
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-from importlib import metadata
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
 
+from companion.benches.fresh import in_fresh_process
 from companion.laboratory import tasks
 from companion.laboratory.experiment import Experiment, run
 from companion.laboratory.policies import character_tokenizer, load_policy
-from companion.runs.comparisons import start_run
-from companion.runs.records import load_or_run
-from companion.runs.store import Store
 
 CONFIG = Experiment(evaluation_samples=1)
 # Everything that is not TRL's default: both sides sample, score and update on as many responses. (Ours leaves groups
@@ -103,59 +95,50 @@ def trl(weights: dict, warm_up: int, steps: int) -> tuple[list[float], float]:
     return [after - before for before, after in pairwise(ticks[warm_up - 1 :])], statistics.mean(rewards)
 
 
-def measure(side: str, threads: int, warm_up: int, steps: int) -> tuple[float, float]:
-    """Median seconds per step of one side in a fresh process, and its mean reward."""
-    command = [sys.executable, "-m", "companion.benches.step_bench", "--side", side]
-    options = {"--threads": threads, "--warm-up": warm_up, "--steps": steps}
-    command += [str(word) for pair in options.items() for word in pair]
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
-    done = subprocess.run(command, env=environment, capture_output=True, encoding="utf-8")
-    if done.returncode:
-        raise RuntimeError(f"{side} failed:\n{done.stderr[-3000:]}")
-    seconds, reward = json.loads(done.stdout.splitlines()[-1])
+SIDES = {"ours": ours, "TRL": trl}
+
+
+def side(name: str, weights: dict, warm_up: int, steps: int) -> tuple[float, float]:
+    """Median seconds per step of one side, and its mean reward."""
+    seconds, reward = SIDES[name](weights, warm_up, steps)
     return statistics.median(seconds), reward
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=40, help="measured steps of each run")
-    parser.add_argument("--warm-up", type=int, default=5, help="steps before them")
-    parser.add_argument("--rounds", type=int, default=3, help="runs of each side, in turns")
-    parser.add_argument("--store", default="build/runs", help="where a starting policy is kept that is made anew")
-    parser.add_argument("--committed", default="data/runs", help="has the starting policy")
-    parser.add_argument("--side", choices=("ours", "trl"), help=argparse.SUPPRESS)
-    parser.add_argument("--threads", type=int, default=1, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if min(options.steps, options.warm_up, options.rounds) < 1:
-        parser.error("--steps, --warm-up and --rounds must be at least 1")
-    weights = load_or_run(start_run(CONFIG.start), Store(options.store, options.committed)).tensors
-    if options.side:
-        torch.set_num_threads(options.threads)
-        sides = {"ours": ours, "trl": trl}
-        print(json.dumps(sides[options.side](weights, options.warm_up, options.steps)))
-        return
-    versions = {name: metadata.version(name) for name in ("torch", "transformers", "trl")}
-    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores; {versions}")
-    print(f"TRL: {TRL_SETTINGS}")
-    responses = CONFIG.prompts * CONFIG.group_size
-    print(
-        f"{CONFIG.prompts} prompts x {CONFIG.group_size} responses, {options.rounds} rounds of {options.steps} steps\n"
-    )
-    print(f"{'threads':8}{'ours, s/step':>14}{'TRL, s/step':>14}{'ratio':>8}{'ours, responses/s':>20}")
+def measure(weights: dict, *, rounds: int, warm_up: int, steps: int) -> list[dict]:
+    """One row a number of threads: milliseconds of both sides, and TRL's time over ours, least and most of the rounds.
+
+    Raises:
+        RuntimeError: the two do not learn alike, so that their times do not compare.
+    """
+    rows = []
     for threads in (1, 2):
-        rounds = [
-            {side: measure(side, threads, options.warm_up, options.steps) for side in ("ours", "trl")}
-            for _ in range(options.rounds)
+        found = [
+            {name: in_fresh_process(side, name, weights, warm_up, steps, threads=threads) for name in SIDES}
+            for _ in range(rounds)
         ]
-        typical = {side: statistics.median(row[side][0] for row in rounds) for side in ("ours", "trl")}
-        ratio = statistics.median(row["trl"][0] / row["ours"][0] for row in rounds)
-        print(
-            f"{threads:<8}{typical['ours']:14.3f}{typical['trl']:14.3f}{ratio:8.2f}{responses / typical['ours']:20.0f}"
-        )
-        reward = {side: statistics.mean(row[side][1] for row in rounds) for side in ("ours", "trl")}
-        if abs(reward["ours"] - reward["trl"]) > 0.1:
+        reward = {name: statistics.mean(row[name][1] for row in found) for name in SIDES}
+        if abs(reward["ours"] - reward["TRL"]) > 0.1:
             raise RuntimeError(f"the two sides do not learn alike: mean rewards {reward}; the times do not compare")
+        ratios = [row["TRL"][0] / row["ours"][0] for row in found]
+        rows.append(
+            {"threads": threads}
+            | {name: 1e3 * statistics.median(row[name][0] for row in found) for name in SIDES}
+            | {"ratio": statistics.median(ratios), "ratio_least": min(ratios), "ratio_most": max(ratios)}
+        )
+    return rows
 
 
-if __name__ == "__main__":
-    main()
+def table(rows: Sequence[dict]) -> str:
+    """The rows as text."""
+    responses = CONFIG.prompts * CONFIG.group_size
+    lines = [f"{CONFIG.prompts} problems x {CONFIG.group_size} responses, {CONFIG.step.updates} update"]
+    lines.append(
+        f"{'threads':8}{'ours, ms':>10}{'TRL, ms':>10}{'ratio':>8}{'(least, most)':>16}{'ours, responses/s':>20}"
+    )
+    lines += [
+        f"{row['threads']:<8}{row['ours']:10.0f}{row['TRL']:10.0f}{row['ratio']:8.2f}"
+        f"{'(' + format(row['ratio_least'], '.2f') + ', ' + format(row['ratio_most'], '.2f') + ')':>16}"
+        f"{1e3 * responses / row['ours']:20.0f}"
+        for row in rows
+    ]
+    return "\n".join(lines)

@@ -239,3 +239,33 @@ def cost(table: pd.DataFrame) -> Figure:
     right.set_ylabel("peak extra memory / logits")
     figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize=8)
     return figure
+
+
+def growth(table: pd.DataFrame, slopes: Mapping[tuple[str, str], tuple[float, float]]) -> Figure:
+    """Time and extra memory against size along one axis at a time, both relative to the smallest; slopes in the legend.
+
+    Args:
+        table: what, axis, size, milliseconds, megabytes.
+        slopes: of time and memory in logarithms, by what and axis.
+    """
+    whats = list(dict.fromkeys(table["what"]))
+    figure, panels = plt.subplots(2, len(whats), figsize=(WIDTH, 4.4), sharex=True, sharey=True)
+    for column, what in zip(panels.T, whats):
+        for (axis, some), colour, marker in zip(
+            table[table["what"] == what].groupby("axis", sort=False), (POSITIVE, NEGATIVE, ACCENT), "osD"
+        ):
+            for panel, name, slope in zip(column, ("milliseconds", "megabytes"), slopes[what, axis]):
+                least = some[name].clip(lower=1.0)
+                relative = some["size"] / some["size"].iloc[0], least / least.iloc[0]
+                panel.loglog(*relative, marker=marker, ms=4, color=colour, label=f"{axis}: {slope:.2f}")
+        for panel in column:
+            panel.plot([1, 8], [1, 8], ":", color=NEUTRAL, lw=1)
+            panel.set_xticks([1, 2, 4, 8], ["1", "2", "4", "8"])
+            panel.set_yticks([1, 2, 4, 8], ["1", "2", "4", "8"])
+            panel.minorticks_off()
+            panel.legend(fontsize=7, title="slope", title_fontsize=7, loc="upper left")
+        column[0].set_title(what)
+        column[1].set_xlabel("size / smallest")
+    panels[0, 0].set_ylabel("time / smallest's")
+    panels[1, 0].set_ylabel("memory / smallest's")
+    return figure

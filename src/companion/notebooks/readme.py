@@ -1,16 +1,22 @@
-"""The generated parts of the README: python -m companion.notebooks.readme rewrites them between their markers."""
+"""The generated parts of README and docs: python -m companion.notebooks.readme rewrites them between their markers."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from companion.benches import bench
 from companion.files import write_atomically
 from companion.notebooks.claims import claims_table
 from companion.reports.results import markdown
 
 
-def generated(root: Path) -> dict[str, str]:
-    """The text of each part by the name in its markers."""
-    return {"results": markdown(root / "data" / "runs"), "claims": claims_table()}
+def generated(root: Path) -> dict[str, dict[str, str]]:
+    """By page, the text of each part by the name in its markers."""
+    measured = json.loads((root / "data" / "bench.json").read_text(encoding="utf-8"))
+    return {
+        "README.md": {"results": markdown(root / "data" / "runs"), "claims": claims_table()},
+        "docs/speed.md": {"bench": bench.page(measured)},
+    }
 
 
 def with_parts(text: str, parts: Mapping[str, str]) -> str:
@@ -25,8 +31,9 @@ def with_parts(text: str, parts: Mapping[str, str]) -> str:
 
 
 def main() -> None:
-    readme = Path("README.md")
-    write_atomically(readme, with_parts(readme.read_text(encoding="utf-8"), generated(readme.parent)))
+    for name, parts in generated(Path()).items():
+        page = Path(name)
+        write_atomically(page, with_parts(page.read_text(encoding="utf-8"), parts))
 
 
 if __name__ == "__main__":

@@ -66,9 +66,10 @@ def test_the_table_of_the_readme_never_trains(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_the_readme_shows_its_generated_parts():
-    text = (ROOT / "README.md").read_text()
-    assert readme.with_parts(text, readme.generated(ROOT)) == text
+@pytest.mark.parametrize("page", ["README.md", "docs/speed.md"])
+def test_a_page_shows_its_generated_parts(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert readme.with_parts(text, readme.generated(ROOT)[page]) == text
 
 
 def test_a_missing_marker_is_named():

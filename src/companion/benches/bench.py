@@ -1,0 +1,92 @@
+"""All measurements of time and memory, in one run: python -m companion.benches.bench
+
+Statistics and loss beside other ways, how cost grows, a training step beside TRL's, and where its time goes.
+"""
+
+import argparse
+import json
+import os
+from collections.abc import Iterator
+from itertools import groupby
+from pathlib import Path
+
+from companion.benches import growth_bench, profile_bench, statistics_bench, step_bench
+from companion.benches.fresh import in_fresh_process
+from companion.benches.peak_memory import require_linux
+from companion.benches.ways import Case
+from companion.files import write_atomically
+from companion.provenance import provenance
+from companion.runs.comparisons import start_run
+from companion.runs.records import load_or_run
+from companion.runs.store import Store
+
+
+def report(document: dict) -> Iterator[tuple[str, str]]:
+    """Title and text of each part."""
+    made = document["made_by"]
+    origin = f"{made['machine']['cpu']}, torch {made['versions']['torch']}, float32, {document['threads']} threads"
+    cases = (list(rows) for _, rows in groupby(document["ways"], statistics_bench.case_of))
+    yield "Statistics and loss beside other ways", "\n\n".join([origin, *map(statistics_bench.table, cases)])
+    yield (
+        "Largest errors, with float64 as the reference",
+        "\n".join(
+            f"{what}: " + ", ".join(f"{name} {error:.1e}" for name, error in some.items())
+            for what, some in document["errors"].items()
+        ),
+    )
+    yield "How cost grows", growth_bench.table(document["growth"])
+    yield "A training step beside TRL's", step_bench.table(document["steps"])
+    yield "Where the laboratory's time goes, one thread", profile_bench.table(document["profile"])
+
+
+def page(document: dict) -> str:
+    """The parts in Markdown."""
+    return "\n\n".join(f"## {title}\n\n```text\n{text}\n```" for title, text in report(document))
+
+
+def measure(weights: dict, *, rounds: int, threads: int, steps: int) -> dict:
+    """Everything, as one document."""
+    ways = [
+        row for case in statistics_bench.CASES for row in statistics_bench.measure(case, rounds=rounds, threads=threads)
+    ]
+    logits, loss = Case("logits", 151_936), Case("loss", 49_152, 384, backward=True)
+    errors = {
+        logits.title: in_fresh_process(statistics_bench.errors, logits, threads=threads),
+        f"gradients of {loss.title}": in_fresh_process(statistics_bench.gradient_errors, loss, threads=threads),
+    }
+    return {
+        "made_by": provenance(),
+        "rounds": rounds,
+        "threads": threads,
+        "ways": ways,
+        "errors": errors,
+        "growth": growth_bench.measure(rounds=rounds, threads=threads),
+        "steps": step_bench.measure(weights, rounds=rounds, warm_up=5, steps=steps),
+        "profile": in_fresh_process(profile_bench.measure, weights, threads=1),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each way")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of torch")
+    parser.add_argument("--steps", type=int, default=20, help="training steps in a turn")
+    parser.add_argument("--output", type=Path, default=Path("build/bench.json"), help="where the numbers are written")
+    parser.add_argument("--store", default="build/runs", help="where a starting policy is kept that is made anew")
+    parser.add_argument("--committed", default="data/runs", help="has the starting policy")
+    options = parser.parse_args()
+    if min(options.rounds, options.threads, options.steps) < 1:
+        parser.error("--rounds, --threads and --steps must be at least 1")
+    try:
+        require_linux()
+    except OSError as error:
+        parser.error(str(error))
+    start = load_or_run(start_run(step_bench.CONFIG.start), Store(options.store, options.committed))
+    document = measure(start.tensors, rounds=options.rounds, threads=options.threads, steps=options.steps)
+    write_atomically(options.output, json.dumps(document, indent=1) + "\n")
+    for title, text in report(document):
+        print(f"{title}\n\n{text}\n")
+
+
+if __name__ == "__main__":
+    main()
