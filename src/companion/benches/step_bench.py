@@ -4,6 +4,8 @@ Each side runs in a process of its own, one after the other, and both times come
 new batch of responses to the updated policy; warm-up steps and evaluation are left out.
 """
 
+import contextlib
+import io
 import statistics
 import tempfile
 import time
@@ -91,7 +93,8 @@ def trl(weights: dict, warm_up: int, steps: int) -> tuple[list[float], float]:
             processing_class=character_tokenizer(),
             callbacks=[Clock()],
         )
-        trainer.train()
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints what it logs
+            trainer.train()
     return [after - before for before, after in pairwise(ticks[warm_up - 1 :])], statistics.mean(rewards)
 
 
