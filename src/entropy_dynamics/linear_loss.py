@@ -22,7 +22,7 @@ from entropy_dynamics.theory import check_largest
 from entropy_dynamics.token_statistics import TokenStatistics, from_sums
 from entropy_dynamics.vocabulary_sums import LOWEST, Backend, accumulator
 
-FEWEST_TOKENS, MOST_TOKENS = 64, 256  # whose logits are there at once; between them a quarter of the tokens
+FEWEST_TOKENS, MOST_TOKENS = 64, 512  # whose logits are there at once; between them a quarter of the tokens
 WORDS_AT_ONCE = 8192  # of a half-precision head, whose gradient is added up in float32
 ENTROPY_ELEMENTS = 2**22  # logits whose logarithms are there at once where H has a coefficient
 
