@@ -53,7 +53,7 @@ retrain: .venv/ready  ## train every run from nothing, on from where it was inte
 lab: .venv/ready  ## open the notebooks -> build/scratch, build/runs
 	$(BIN)/jupyter lab notebooks
 
-bench: .venv/ready .venv/liger  ## time and memory of statistics, loss and training step, beside other ways (half an hour) -> build/bench.json
+bench: .venv/ready .venv/liger  ## time and memory of statistics, loss and training step, beside other ways (45 minutes) -> build/bench.json
 	$(BIN)/python -m companion.benches.bench --output build/bench.json
 
 paper-scale: .venv/ready  ## the paper's setting (8 GPUs, the hub); make paper-scale DRY=small or DRY=smollm2 runs it here -> build/paper_scale
