@@ -16,13 +16,13 @@ from companion.benches.ways import WAYS, Case, call, inputs
 from companion.laboratory.experiment import Experiment, Trainer
 from companion.laboratory.policies import build_policy
 
-STATISTICS = Case("logits", 49_152, 512)
+STATISTICS = Case("logits", 49_152, 2_048)  # logits beyond what a cache holds
 LOSS = Case("loss", 49_152, 512, backward=True)
 STEP = Experiment(prompts=32)
 # What is measured, the axis, its sizes, and the case of a size.
 AXES: dict[tuple[str, str], tuple[Sequence[int], Callable[[int], Case | Experiment]]] = {
-    ("statistics", "tokens"): ((256, 512, 1_024, 2_048), lambda n: replace(STATISTICS, tokens=n)),
-    ("statistics", "vocabulary"): ((16_384, 32_768, 65_536, 131_072), lambda n: replace(STATISTICS, vocabulary=n)),
+    ("statistics", "tokens"): ((1_024, 2_048, 4_096, 8_192), lambda n: replace(STATISTICS, tokens=n)),
+    ("statistics", "vocabulary"): ((32_768, 65_536, 131_072, 262_144), lambda n: replace(STATISTICS, vocabulary=n)),
     ("loss", "tokens"): ((256, 512, 1_024, 2_048), lambda n: replace(LOSS, tokens=n)),
     ("loss", "vocabulary"): ((16_384, 32_768, 65_536, 131_072), lambda n: replace(LOSS, vocabulary=n)),
     ("loss", "width"): ((256, 512, 1_024, 2_048), lambda n: replace(LOSS, width=n)),

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from companion.benches import growth_bench, profile_bench, statistics_bench, step_bench
+from companion.benches import bench, growth_bench, profile_bench, statistics_bench, step_bench
 from companion.benches.fresh import in_fresh_process
 from companion.benches.peak_memory import peak_memory
 from companion.benches.statistics_bench import CASES
@@ -154,7 +154,8 @@ def test_the_committed_results_are_those_of_the_cases(committed):
         (*place, size) for place, (sizes, _) in growth_bench.AXES.items() for size in sizes
     ]
     assert [row["threads"] for row in committed["steps"]] == [1, 2] and len(committed["profile"]) == 5
-    assert committed["made_by"]["uncommitted_changes"] is False
+    assert set(committed["made_by"]) == set(bench.PARTS)
+    assert not any(made["uncommitted_changes"] for made in committed["made_by"].values())
     assert committed["threads"] == 2 and committed["rounds"] >= 5
 
 
