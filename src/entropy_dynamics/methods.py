@@ -499,10 +499,11 @@ def adaptive_entropy_bonus(
 
 
 def reference_kl(batch: TokenBatch, generator: torch.Generator, *, coefficient: float) -> Terms:
-    """GRPO minus coefficient KL(policy || reference), estimated as in GRPO (arXiv 2402.03300, eq. 4).
+    """GRPO minus coefficient times GRPO's estimate of KL(policy || reference) (arXiv 2402.03300, eq. 4).
 
     With d = log p_reference - log p the estimate is e^d - d - 1 a token, so the coefficient of log p is
-    -coefficient (1 - e^d).
+    -coefficient (1 - e^d). Its mean is that divergence; the mean of its gradient, tokens taken as given, is that of
+    KL(reference || policy).
 
     Raises:
         ValueError: the batch has no `reference`.

@@ -134,8 +134,15 @@ class EntropyClippingGRPOConfig(GRPOConfig):
     entropy_effect: float = field(
         default=0.02,
         metadata={
-            "help": "Nats a generation batch that masking all penalised tokens adds to mean entropy. A smaller value "
-            "masks more for the same gap."
+            "help": "Nats a generation batch that a share of 1 would add to mean entropy if the effect of a small "
+            "share went on. A smaller value masks more for the same gap."
+        },
+    )
+    entropy_largest_share: float = field(
+        default=0.2,
+        metadata={
+            "help": "Of the penalised tokens that may be masked. Where more are masked than lower entropy when "
+            "penalised, entropy falls again and the controller would run away."
         },
     )
     entropy_horizon: float = field(
@@ -181,7 +188,10 @@ class EntropyClippingGRPOConfig(GRPOConfig):
         Raises:
             ValueError: a target, effect or horizon outside its range.
         """
-        return TargetEntropy(self.entropy_target, vocabulary, self.entropy_effect, self.entropy_horizon)
+        gains = {"effect": self.entropy_effect, "horizon": self.entropy_horizon, "largest": self.entropy_largest_share}
+        if not self.entropy_largest_share <= 1:
+            raise ValueError(f"entropy_largest_share is {self.entropy_largest_share}, expected above 0 and at most 1")
+        return TargetEntropy(self.entropy_target, vocabulary, **gains)
 
 
 class EntropyClippingGRPOTrainer(GRPOTrainer):

@@ -169,6 +169,7 @@ def test_what_is_masked_changes_the_weights_and_is_logged(tmp_path):
 @pytest.mark.parametrize("method", ["clip_b", "clip_v"])
 def test_a_target_masks_a_share_of_the_penalised_tokens_in_the_methods_order(tmp_path, method):
     settings = {"entropy_clipping": method, "entropy_target": 2.5, "entropy_effect": 0.1, "entropy_horizon": 30.0}
+    settings["entropy_largest_share"] = 1.0
     trainer = trained(Watched, EntropyClippingGRPOConfig, tmp_path, **settings)
     controller = TargetEntropy(2.5, len(tasks.ALPHABET), 0.1, 30.0)
     assert len(trainer.seen) == 2
@@ -192,7 +193,7 @@ def test_a_target_masks_a_share_of_the_penalised_tokens_in_the_methods_order(tmp
 
 def test_the_controller_goes_on_from_a_checkpoint(tmp_path):
     settings = {"entropy_clipping": "clip_v", "entropy_target": 2.8, "max_steps": 4}
-    settings |= {"save_strategy": "steps", "save_steps": 2, "entropy_effect": 1.0}
+    settings |= {"save_strategy": "steps", "save_steps": 2, "entropy_effect": 1.0, "entropy_largest_share": 1.0}
     straight = trained(EntropyClippingGRPOTrainer, EntropyClippingGRPOConfig, tmp_path, **settings)
     resumed = trained(
         EntropyClippingGRPOTrainer,
@@ -497,7 +498,12 @@ def test_the_readme_snippet_runs(tmp_path):
 
 OF_PROCESSES = {
     "threshold": {"mu": 0.8},
-    "target": {"entropy_target": 2.5, "entropy_effect": 0.1, "entropy_horizon": 30.0},
+    "target": {
+        "entropy_target": 2.5,
+        "entropy_effect": 0.1,
+        "entropy_horizon": 30.0,
+        "entropy_largest_share": 1.0,
+    },
 }
 
 

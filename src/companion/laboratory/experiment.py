@@ -50,6 +50,9 @@ class Experiment(BaseModel):
         default=0, ge=0, description="steps between evaluations of all sizes at the first temperature; 0 is none"
     )
     problems: Literal["validation", "test"] = Field(default="validation", description="held out, of the evaluations")
+    evaluation_draws: Literal["same", "fresh"] = Field(
+        default="same", description="whether evaluations after different steps share their random numbers"
+    )
     kl_from_start: bool = Field(default=False, description="whether evaluations measure it")
     variants: tuple[Variant, ...] = Field(default=(), description="evaluated beside the policy, at the last steps")
     variants_at: int = Field(default=4, ge=1, description="how many of the last evaluations have the variants, too")
@@ -177,7 +180,8 @@ def _evaluations(
 ) -> list[dict]:
     """The policy's on every size, at every temperature if they are the last ones, and those of its variants."""
     config, found = trainer.config, []
-    common = {"samples": config.evaluation_samples, "seed": config.seed}
+    draws = 10**6 + config.seed + (1000 * (1 + step) if config.evaluation_draws == "fresh" else 0)
+    common = {"samples": config.evaluation_samples, "draws": draws}
     common |= {"task": config.start.task, "problems": config.problems}
     for size in config.evaluation_sizes:
         for temperature in config.evaluation_temperatures if last else config.evaluation_temperatures[:1]:
@@ -220,13 +224,13 @@ def evaluate(
     size: int,
     temperature: float,
     samples: int,
-    seed: int,
+    draws: int,
     *,
     task: str = "countdown",
     problems: Literal["validation", "test"] = "validation",
     reference: PreTrainedModel | None = None,
 ) -> dict:
-    """Sample `samples` responses to each held-out problem of a size after `step` steps.
+    """Sample `samples` responses to each held-out problem of a size after `step` steps, with `draws` as random seed.
 
     Returns:
         step, size, temperature, samples; of each problem `correct` (right responses) and `distinct` (different right
@@ -234,7 +238,7 @@ def evaluate(
         and, with a `reference`, `kl`, the mean of log p - log p_reference, which estimates KL(policy || reference) a
         token.
     """
-    generator = torch.Generator().manual_seed(10**6 + seed)
+    generator = torch.Generator().manual_seed(draws)
     held_out = getattr(tasks.split(size, task), problems)
     correct, distinct, log_probs, references = [], [], [], []
     for start in range(0, len(held_out), 32):

@@ -13,13 +13,12 @@ from typing import Any
 import pandas as pd
 
 from companion.record import Record
-from companion.reports.endpoints import endpoint, endpoints, points
+from companion.reports.endpoints import TRAINED, endpoint, endpoints, points
 from companion.runs import comparisons, fair
 from companion.runs.plan import Choices, checksum, plan
 from companion.runs.store import Store
 
 Records = Mapping[tuple[str, int], Record]
-TRAINED = 3  # numbers in a problem
 
 
 def rate_and_batches(records: Records) -> dict[str, Any]:
@@ -51,9 +50,14 @@ def effects(records: Records) -> dict[str, float]:
     return {name: float(f"{gain / (largest[name] / 2) / action:.3g}") for name, gain in gains.items()}
 
 
+def within_margin(scores: pd.DataFrame, average: float) -> pd.DataFrame:
+    """The settings whose average is not too far below GRPO's."""
+    return scores[scores["avg"] >= average - plan()["strengths"]["margin"]]
+
+
 def best_setting(scores: pd.DataFrame, average: float) -> Any:
     """The index of the best setting by the plan's rule; `scores` has avg and pass, `average` is GRPO's."""
-    allowed = scores[scores["avg"] >= average - plan()["strengths"]["margin"]]
+    allowed = within_margin(scores, average)
     return scores["avg"].idxmax() if allowed.empty else allowed["pass"].idxmax()
 
 
@@ -98,7 +102,11 @@ def free(records: Records, of_rates: Records, chosen: Choices) -> dict[str, floa
         means = _trained(endpoints(of_rates, until=chosen.batches)).groupby("arm")[["avg", "pass"]].mean()
         scores["lower rate"] = means.loc[[f"GRPO {rate:g}" for rate in lower]].set_axis(lower)
     best = {kind: best_setting(table, average) for kind, table in scores.items()}
-    order = sorted(best, key=lambda kind: -scores[kind].loc[best[kind], "pass"])
+
+    def rank(kind: str) -> tuple[bool, float]:
+        return within_margin(scores[kind], average).empty, -scores[kind].loc[best[kind], "pass"]
+
+    order = sorted(best, key=rank)
     return {kind: float(best[kind]) for kind in order}
 
 

@@ -9,6 +9,7 @@ from companion.record import Record
 from companion.reports.evaluation import avg_at_k, pass_at_k
 from companion.runs.plan import plan
 
+TRAINED, HARDER = plan()["common"]["sizes"]  # kinds of problems
 COLUMNS = ("avg", "pass", "distinct", "entropy", "kl")
 POLICY = {"temperature": 1.0, "start_share": 0.0, "averaged": 1}
 

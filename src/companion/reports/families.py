@@ -22,12 +22,18 @@ def holm(p: Sequence[float]) -> np.ndarray:
 
 
 def family(
-    table: pd.DataFrame, pairs: Sequence[Pair], *, sizes: Sequence[int], columns: Sequence[str] = ("avg", "pass")
+    table: pd.DataFrame,
+    pairs: Sequence[Pair],
+    *,
+    sizes: Sequence[int],
+    columns: Sequence[str] = ("avg", "pass"),
+    left_out: int = 0,
 ) -> pd.DataFrame:
     """All differences of a family with the same seed.
 
     Args:
         table: endpoints, one row an (arm, seed, size); the seeds of a pair are those that both arms have.
+        left_out: tests of the family that could not be made, which count with p = 1.
 
     Returns:
         arm, reference, size, column; seeds, mean, low, high (95 % t-interval), p (two-sided paired t-test), and holm, p
@@ -47,7 +53,7 @@ def family(
         place = {"arm": arm, "reference": reference, "size": size, "column": column}
         rows.append(place | {"seeds": len(difference), "mean": mean, "low": low, "high": high, "p": p})
     found = pd.DataFrame(rows)
-    return found.assign(holm=holm(found["p"]))
+    return found.assign(holm=holm([*found["p"], *[1.0] * left_out])[: len(found)])
 
 
 def beats(tests: pd.DataFrame, arm: str, reference: str, size: int) -> bool:
@@ -73,16 +79,17 @@ def sentence(tests: pd.DataFrame, arm: str, reference: str, size: int) -> str:
         f"after Holm {row['holm']:.2g})"
         for name, row in zip(("Pass@32", "Avg@32"), rows.values())
     )
+    clear = rows["pass"]["holm"] < plan()["tests"]["level"]
     if beats(tests, arm, reference, size):
         answer = f"{arm} beats {reference}"
-    elif alike(tests, arm, reference, size):
-        answer = f"{arm} and {reference} are alike within the margins"
-    elif rows["pass"]["holm"] < plan()["tests"]["level"] and rows["pass"]["mean"] > 0:
+    elif clear and rows["pass"]["mean"] > 0:
         answer = (
             f"{arm} has the higher Pass@32, but its average may be lower than {reference}'s by more than the margin"
         )
-    elif rows["pass"]["holm"] < plan()["tests"]["level"]:
+    elif clear:
         answer = f"{arm} has a lower Pass@32 than {reference}"
+    elif alike(tests, arm, reference, size):
+        answer = f"{arm} and {reference} are alike within the margins"
     else:
         answer = f"undecided whether {arm} beats {reference}; more than {rows['pass']['high']:+.3f} Pass@32 is excluded"
     return f"{answer} with {size} numbers ({rows['pass']['seeds']} seeds): {numbers}"

@@ -10,7 +10,7 @@ from companion.laboratory.policies import WarmStart
 from companion.laboratory.rule import Rule
 from companion.laboratory.updates import Control, StepConfig
 from companion.runs.names import Runs
-from companion.runs.plan import Choices, checksum, plan
+from companion.runs.plan import Choices, checksum, first_checksum, plan
 
 BONUS = "bonus alone"
 # Arms whose strength the plan's rule chooses: the rule, its option, and its other options.
@@ -40,11 +40,16 @@ def trial(
         evaluation_sizes=tuple(common["sizes"]),
         evaluate_every=common["evaluate_every"],
         problems=problems,
+        evaluation_draws=common["evaluation_draws"],
         kl_from_start=True,
         variants_at=common["endpoints"],
         plan=checksum(),
     )
     return config.model_copy(update=other)
+
+
+# Of the runs from before the amendments.
+AS_FIRST = {"plan": first_checksum(), "evaluation_draws": "same"}
 
 
 def tuned(arm: str, strength: float) -> StepConfig:
@@ -96,7 +101,7 @@ def rates() -> Runs:
     """GRPO at every learning rate."""
     section = plan()["learning_rate"]
     runs = {
-        (f"GRPO {rate:g}", seed): trial(seed, StepConfig(), rate=rate, batches=section["batches"])
+        (f"GRPO {rate:g}", seed): trial(seed, StepConfig(), rate=rate, batches=section["batches"], **AS_FIRST)
         for rate in section["values"]
         for seed in plan()["common"]["selection_seeds"]
     }
@@ -121,8 +126,9 @@ def strengths(chosen: Choices) -> Runs:
         for arm in (*TUNED, "EntroPIC")
         for strength in plan()["strengths"][arm]
     }
-    plain = _validated("strengths", {"GRPO": StepConfig()}, chosen, batches=chosen.batches, variants=variants())
-    return Runs("strengths", plain | _validated("strengths", arms, chosen, batches=chosen.batches))
+    settings = {"batches": chosen.batches, **AS_FIRST}
+    plain = _validated("strengths", {"GRPO": StepConfig()}, chosen, variants=variants(), **settings)
+    return Runs("strengths", plain | _validated("strengths", arms, chosen, **settings))
 
 
 def shares(chosen: Choices) -> Runs:
@@ -149,21 +155,34 @@ def best_free(chosen: Choices) -> str:
 
 
 def finals(chosen: Choices) -> Runs:
-    """The fresh regime on test problems: all arms, and GRPO at lower rates."""
-    common, arms = plan()["common"], final_arms(chosen)
-    found: dict = {}
-    for arm, step in arms.items():
-        many = arm in ("GRPO", "Clip_B", "Clip_V")
-        other = {"variants": variants()} if arm == "GRPO" else {}
-        for seed in common["final_seeds"] + (common["more_seeds"] if many else []):
-            found[arm, seed] = trial(seed, step, rate=chosen.rate, batches=chosen.batches, problems="test", **other)
-    for rate in lower_rates(chosen):
-        best = best_free(chosen) == "lower rate" and rate == chosen.free["lower rate"]
-        for seed in common["final_seeds"] + (common["more_seeds"] if best else []):
-            found[f"GRPO {rate:g}", seed] = trial(
-                seed, StepConfig(), rate=rate, batches=chosen.batches, problems="test"
-            )
-    return Runs("fair", found)
+    """The fresh regime on test problems: all arms, Clip_B and Clip_V at every strength, and GRPO at lower rates."""
+    many = {"GRPO", "Clip_B", "Clip_V"} | (
+        {f"GRPO {chosen.free['lower rate']:g}"} if best_free(chosen) == "lower rate" else set()
+    )
+    arms = {arm: (step, chosen.rate) for arm, step in final_arms(chosen).items()}
+    for method in ("Clip_B", "Clip_V"):
+        for strength in plan()["strengths"][method]:
+            if strength != chosen.strengths[method]:
+                arms[f"{method} {strength:g}"] = tuned(method, strength), chosen.rate
+    arms |= {f"GRPO {rate:g}": (StepConfig(), rate) for rate in lower_rates(chosen)}
+    runs = {
+        (arm, seed): trial(
+            seed,
+            step,
+            rate=rate,
+            batches=chosen.batches,
+            problems="test",
+            **({"variants": variants()} if arm == "GRPO" else {}),
+        )
+        for arm, (step, rate) in arms.items()
+        for seed in _final_seeds(arm in many)
+    }
+    return Runs("fair", runs)
+
+
+def _final_seeds(many: bool) -> list[int]:
+    common = plan()["common"]
+    return common["final_seeds"] + (common["more_seeds"] if many else [])
 
 
 def lower_rates(chosen: Choices) -> list[float]:
@@ -196,16 +215,14 @@ def stale(chosen: Choices) -> Runs:
 
 def equal_entropy(chosen: Choices) -> Runs:
     """Every actuator at both targets on test problems."""
-    arms = {
-        f"{name} at {target:g}": controlled(name, target, chosen.effects, share=share if name == "random" else 0.0)
-        for target, share in zip(chosen.targets, chosen.shares)
-        for name in (*plan()["equal_entropy"]["statistics"], BONUS)
-    }
-    runs = {
-        (arm, seed): trial(seed, step, rate=chosen.rate, batches=chosen.batches, problems="test")
-        for arm, step in arms.items()
-        for seed in plan()["common"]["final_seeds"]
-    }
+    section = plan()["equal_entropy"]
+    runs = {}
+    for target, share in zip(chosen.targets, chosen.shares):
+        for name in (*section["statistics"], BONUS):
+            step = controlled(name, target, chosen.effects, share=share if name == "random" else 0.0)
+            for seed in _final_seeds(name in section["many_seeds"]):
+                settings = {"rate": chosen.rate, "batches": chosen.batches, "problems": "test"}
+                runs[f"{name} at {target:g}", seed] = trial(seed, step, **settings)
     return Runs("equal-entropy", runs)
 
 

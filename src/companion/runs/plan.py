@@ -12,19 +12,27 @@ from typing import Any
 from companion.files import write_atomically
 from companion.provenance import ROOT
 
-PLAN, CHOICES = ROOT / "data/plan.toml", ROOT / "data/choices.json"
+PLAN, AMENDMENTS = ROOT / "data/plan.toml", ROOT / "data/plan_amendments.toml"
+CHOICES = ROOT / "data/choices.json"
 
 
 @cache
 def plan() -> dict[str, Any]:
-    """The plan, by section."""
-    return tomllib.loads(PLAN.read_text(encoding="utf-8"))
+    """The plan by section, with its amendments."""
+    found, changes = (tomllib.loads(path.read_text(encoding="utf-8")) for path in (PLAN, AMENDMENTS))
+    return {name: found.get(name, {}) | changes.get(name, {}) for name in found | changes}
+
+
+@cache
+def first_checksum() -> str:
+    """SHA-256 of the plan as it was laid down, which the records of the runs from before the amendments hold."""
+    return hashlib.sha256(PLAN.read_bytes()).hexdigest()
 
 
 @cache
 def checksum() -> str:
-    """SHA-256 of the plan's file, which every record of the comparison holds."""
-    return hashlib.sha256(PLAN.read_bytes()).hexdigest()
+    """SHA-256 of the plan and its amendments, one after the other, which all later records hold."""
+    return hashlib.sha256(PLAN.read_bytes() + AMENDMENTS.read_bytes()).hexdigest()
 
 
 @dataclass(frozen=True)

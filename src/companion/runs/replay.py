@@ -142,7 +142,7 @@ def replay(run: Run, store: Store) -> Record:
         trainer = Trainer(run.config, _kept(run.start.name, run.start.config, store).tensors)
         trainer.restore(before)
         rows = [train_on_batch(trainer, ledger=False) for _ in range(2)]
-        evaluation = evaluate(trainer.policy, LATE + 2, 3, 1.0, SAMPLES, run.config.seed)
+        evaluation = evaluate(trainer.policy, LATE + 2, 3, 1.0, SAMPLES, 10**6 + run.config.seed)
     return Record({"series": _columns(rows), "evaluations": [evaluation]}, made_by=made_by())
 
 

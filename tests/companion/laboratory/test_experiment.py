@@ -62,7 +62,7 @@ def test_validation_and_test_problems_are_evaluated_apart(weights, monkeypatch):
     monkeypatch.setattr(experiment.tasks, "is_correct", lambda problem, ids: (problem.target + sum(ids)) % 3 == 0)
     policy = load_policy(START, weights)
     validation, test = (
-        experiment.evaluate(policy, 0, 3, 1.0, 4, 0, problems=name)["correct"] for name in ("validation", "test")
+        experiment.evaluate(policy, 0, 3, 1.0, 4, 10**6, problems=name)["correct"] for name in ("validation", "test")
     )
     assert validation != test
     seen = []
@@ -71,6 +71,16 @@ def test_validation_and_test_problems_are_evaluated_apart(weights, monkeypatch):
         rollout = experiment._rollout(policy, problems[:32], 4, 1.0, torch.Generator().manual_seed(10**6), 6)
         seen.append(experiment._rewards(problems[:32], rollout).sum(-1).int().tolist())
     assert seen == [validation[:32], test[:32]]
+
+
+def test_fresh_draws_differ_from_step_to_step(weights, monkeypatch):
+    monkeypatch.setattr(experiment.tasks, "is_correct", lambda problem, ids: sum(ids) % 3 == 0)
+    found = {}
+    for draws in ("same", "fresh"):
+        settings = {"learning_rate": 1e-12, "evaluate_every": 1, "evaluation_draws": draws, "evaluation_samples": 8}
+        evaluations = run(TINY.model_copy(update=settings), weights).document["evaluations"]
+        found[draws] = {str(evaluation["correct"]) for evaluation in evaluations}
+    assert len(found["same"]) == 1 and len(found["fresh"]) == 4 and not found["same"] & found["fresh"]
 
 
 def test_the_kl_from_the_start_is_that_of_the_sampled_tokens(weights):
@@ -100,7 +110,7 @@ def test_variants_are_made_of_the_runs_own_weights(weights):
     mean = {name: (x + ends[1][name]) / 2 for name, x in ends[0].items()}
     expected = [(ends[1], 0.5), (weights, 1.0), (mixed, 1.0), (mean, 1.0)]
     for found, (tensors, temperature) in zip(made[4:], expected):
-        again = experiment.evaluate(load_policy(START, tensors), 3, 3, temperature, 2, 0)
+        again = experiment.evaluate(load_policy(START, tensors), 3, 3, temperature, 2, 10**6)
         assert {name: found[name] for name in again} == again
     places = [(e["temperature"], e["start_share"], e["averaged"]) for e in made[4:]]
     assert places == [(0.5, 0.0, 1), (1.0, 1.0, 1), (1.0, 0.25, 1), (1.0, 0.0, 2)]

@@ -84,8 +84,8 @@ def test_effects_are_nats_a_batch_at_strength_one():
     runs |= {("D", seed): record(entropy=[0.7] * 8 + [0.6 + 0.115 + 0.01 * i] * 8) for i, seed in enumerate(SEEDS)}
     runs |= {(fair.BONUS, seed): record(entropy=[0.7] * 8 + [0.6 + 0.23] * 8) for seed in SEEDS}
     found = choosing.effects(runs)
-    # half of the largest strength, 1 and 0.5, over 11.5 batches
-    assert found == pytest.approx({"D": 0.12 / 0.5 / 11.5, fair.BONUS: 0.23 / 0.25 / 11.5}, rel=5e-3)
+    # half of the largest strength, 0.2 and 0.5, over 11.5 batches
+    assert found == pytest.approx({"D": 0.12 / 0.1 / 11.5, fair.BONUS: 0.23 / 0.25 / 11.5}, rel=5e-3)
 
 
 def test_strengths_and_free_rivals_follow_one_rule():

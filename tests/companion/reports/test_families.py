@@ -57,7 +57,8 @@ def test_an_arm_beats_another_only_with_a_clear_pass_and_no_lower_average():
     assert beats(compared(), "X", "GRPO", 3)
     assert sentence(compared(), "X", "GRPO", 3).startswith("X beats GRPO with 3 numbers (10 seeds): Pass@32 +0.0")
     for change, words in (
-        ({"gain": 0.004}, "alike within the margins"),
+        ({"gain": 0.0}, "alike within the margins"),
+        ({"gain": -0.02}, "lower Pass@32 than GRPO"),  # clear, although within the margin
         ({"gain": 0.03, "noise": 0.08}, "undecided whether X beats GRPO; more than +0."),
         ({"gain": -0.06}, "lower Pass@32 than GRPO"),
         ({"average": -0.04}, "its average may be lower than GRPO's by more than the margin"),
@@ -75,6 +76,9 @@ def test_more_seeds_make_it_harder_to_be_alike_by_chance_and_easier_when_it_is_s
 
 
 def test_a_clear_gain_in_a_large_family_needs_more_than_one_alone():
+    assert family(table(), [("X", "GRPO")], sizes=[3], left_out=6)["holm"].min() == pytest.approx(
+        8 * family(table(), [("X", "GRPO")], sizes=[3])["p"].min()
+    )
     weak = table(gain=0.012, noise=0.01)
     alone = family(weak, [("X", "GRPO")], sizes=[3], columns=["pass"])
     assert alone["p"].item() < 0.05 and alone["holm"].item() < 0.05

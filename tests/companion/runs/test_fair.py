@@ -7,7 +7,7 @@ import pytest
 from companion.laboratory.experiment import Experiment
 from companion.runs import fair
 from companion.runs import plan as plans
-from companion.runs.plan import Choices, checksum, choices, plan, require_committed
+from companion.runs.plan import Choices, checksum, choices, first_checksum, plan, require_committed
 from companion.runs.records import compute
 
 CHOSEN = Choices(
@@ -38,9 +38,10 @@ def test_only_the_last_stages_look_at_test_problems_and_their_seeds_are_fresh():
         seeds = {seed for _, seed in runs}
         assert {config.problems for config in runs.values()} == {"test" if final else "validation"}
         assert seeds <= set(common["final_seeds"] + common["more_seeds"] if final else common["selection_seeds"])
-        assert all(
-            config.seed == seed == config.start.seed and config.plan == checksum() for (_, seed), config in runs.items()
-        )
+        assert all(config.seed == seed == config.start.seed for (_, seed), config in runs.items())
+        before = runs.comparison in ("rates", "strengths")  # the amendments
+        assert {config.plan for config in runs.values()} == {first_checksum() if before else checksum()}
+        assert {config.evaluation_draws for config in runs.values()} == {"same" if before else "fresh"}
     assert not set(common["selection_seeds"]) & set(common["final_seeds"] + common["more_seeds"])
 
 
@@ -92,6 +93,10 @@ def test_every_statistic_is_controlled_on_the_same_pool():
     rules = {arm: config.step.rule for (arm, _), config in runs.items()}
     masks = [rule for rule in rules.values() if rule.name == "masked_share"]
     assert len(masks) == 12 and len(rules) == 14
+    counts = {arm: sum(other == arm for other, _ in runs) for arm in rules}
+    assert {arm for arm, count in counts.items() if count == 10} == {
+        f"{name} at {target}" for name in ("D", "p", "random") for target in CHOSEN.targets
+    }
     for (arm, _), config in runs.items():
         control = config.step.control
         assert arm.endswith(f" at {control.target:g}") and control.target in CHOSEN.targets
@@ -99,6 +104,22 @@ def test_every_statistic_is_controlled_on_the_same_pool():
         assert control.option == ("share" if config.step.rule.name == "masked_share" and not random else "coefficient")
         if random:
             assert config.step.rule.options["share"] == CHOSEN.shares[CHOSEN.targets.index(control.target)]
+
+
+def test_every_strength_of_the_methods_is_tested():
+    runs = fair.finals(CHOSEN)
+    for method in ("Clip_B", "Clip_V"):
+        mus = {
+            config.step.rule.options["mu"]
+            for (arm, _), config in runs.items()
+            if config.step.rule.name == method.lower()
+        }
+        assert mus == set(plan()["strengths"][method])
+
+
+def test_amendments_take_the_place_of_what_they_name():
+    assert plan()["equal_entropy"]["largest_share"] == 0.2 and plan()["equal_entropy"]["horizon"] == 10
+    assert checksum() != first_checksum()
 
 
 def test_choices_of_another_plan_are_refused(tmp_path):
