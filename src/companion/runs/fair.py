@@ -13,6 +13,12 @@ from companion.runs.names import Runs
 from companion.runs.plan import Choices, checksum, first_checksum, plan
 
 BONUS = "bonus alone"
+# Arms that are run again with nothing chosen anew, and where: another task, and another start of another shape.
+HEADLINE = ("GRPO", "Clip_B", "entropy bonus")
+ELSEWHERE: dict[str, dict] = {
+    "walks": {"start": {"task": "walks", "sizes": (5, 7), "noise": 0.6}, "size": 5, "evaluation_sizes": (5, 7)},
+    "other start": {"start": {"width": 64, "layers": 5, "noise": 0.5}},
+}
 # Arms whose strength the plan's rule chooses: the rule, its option, and its other options.
 TUNED: dict[str, tuple[str, str, dict]] = {
     "Clip_B": ("clip_b", "mu", {}),
@@ -226,6 +232,25 @@ def equal_entropy(chosen: Choices) -> Runs:
     return Runs("equal-entropy", runs)
 
 
+def elsewhere(chosen: Choices) -> Iterator[Runs]:
+    """GRPO, Clip_B, the bonus, the best free rival and D at the first target: another task, and another start."""
+    arms = {arm: (step, chosen.rate) for arm, step in final_arms(chosen).items() if arm in HEADLINE}
+    arms[f"D at {chosen.targets[0]:g}"] = controlled("D", chosen.targets[0], chosen.effects), chosen.rate
+    if best_free(chosen) == "lower rate":
+        rate = chosen.free["lower rate"]
+        arms[f"GRPO {rate:g}"] = StepConfig(), rate
+    for place, settings in ELSEWHERE.items():
+        runs = {}
+        for arm, (step, rate) in arms.items():
+            for seed in plan()["elsewhere"]["seeds"]:
+                other = {k: x for k, x in settings.items() if k != "start"}
+                other |= {"start": WarmStart(seed=seed, **settings["start"])}
+                other |= {"variants": variants()} if arm == "GRPO" else {}
+                common = {"rate": rate, "batches": chosen.batches, "problems": "test"}
+                runs[arm, seed] = trial(seed, step, **common, **other)
+        yield Runs(f"elsewhere-{place.replace(' ', '-')}", runs)
+
+
 def stages(chosen: Choices) -> Iterator[Runs]:
     """The runs that the choices come from, and once all is chosen those on test problems."""
     if chosen.rate is not None:
@@ -235,6 +260,7 @@ def stages(chosen: Choices) -> Iterator[Runs]:
             yield stage(chosen)
     if chosen.shares is not None:
         yield from (stage(chosen) for stage in (finals, stale, equal_entropy))
+        yield from elsewhere(chosen)
 
 
 def _validated(comparison: str, arms: dict[str, StepConfig], chosen: Choices, *, batches: int, **other) -> Runs:

@@ -74,8 +74,18 @@ def differences(config: Any, reference: Any, path: str = "") -> dict[str, tuple[
 
 
 def warm_starts(configs: Iterator[BaseModel]) -> Runs:
-    """The warm starts that runs need, by seed where they are the usual ones."""
-    return Runs(WARM_START, {start.seed: start for start in map(start_of, configs) if start is not None})
+    """The warm starts that runs need, by seed; those of another kind by what is different, too."""
+
+    def key(start: WarmStart) -> Hashable:
+        usual = WarmStart(seed=start.seed)
+        changes = differences(dump(start), dump(usual))
+        return (
+            (", ".join(f"{path} {value}" for path, (value, _) in changes.items()), start.seed)
+            if changes
+            else start.seed
+        )
+
+    return Runs(WARM_START, {key(start): start for start in map(start_of, configs) if start is not None})
 
 
 def start_of(config: BaseModel) -> WarmStart | None:

@@ -83,7 +83,7 @@ def test_the_catalogue_has_every_run_once_under_a_name_in_words():
     catalogue = comparisons.catalogue()
     assert len({identity(config) for config in catalogue.configs.values()}) == len(catalogue.configs) == 271
     for name in catalogue.configs:
-        assert re.fullmatch(r"[a-z][a-z-]*(/[a-z0-9][a-z0-9.-]*)?/seed-\d", name), name
+        assert re.fullmatch(r"[a-z][a-z-]*(/[a-z0-9][a-z0-9.-]*)?/seed-\d+", name), name
     for runs in comparisons.released():
         for run in comparisons.named(runs).values():
             assert catalogue.configs[run.name] == run.config

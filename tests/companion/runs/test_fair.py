@@ -25,7 +25,10 @@ NAMES = [runs.comparison for runs in STAGES]
 
 
 def test_stages_come_in_order_and_only_when_they_are_decided():
-    assert NAMES == ["rates", "effects", "strengths", "shares", "fair", "stale", "equal-entropy"]
+    assert [
+        *("rates", "effects", "strengths", "shares", "fair", "stale", "equal-entropy"),
+        *("elsewhere-walks", "elsewhere-other-start"),
+    ] == NAMES
     assert list(fair.stages(Choices(checksum()))) == []
     some = Choices(checksum(), rate=2e-4, batches=192, effects=CHOSEN.effects)
     assert [runs.comparison for runs in fair.stages(some)] == ["rates", "effects"]
@@ -34,7 +37,7 @@ def test_stages_come_in_order_and_only_when_they_are_decided():
 def test_only_the_last_stages_look_at_test_problems_and_their_seeds_are_fresh():
     common = plan()["common"]
     for runs in STAGES:
-        final = runs.comparison in ("fair", "stale", "equal-entropy")
+        final = runs.comparison not in ("rates", "effects", "strengths", "shares")
         seeds = {seed for _, seed in runs}
         assert {config.problems for config in runs.values()} == {"test" if final else "validation"}
         assert seeds <= set(common["final_seeds"] + common["more_seeds"] if final else common["selection_seeds"])
@@ -89,7 +92,7 @@ def test_ten_seeds_where_the_plan_says_so():
 
 
 def test_every_statistic_is_controlled_on_the_same_pool():
-    runs = STAGES[-1]
+    runs = STAGES[NAMES.index("equal-entropy")]
     rules = {arm: config.step.rule for (arm, _), config in runs.items()}
     masks = [rule for rule in rules.values() if rule.name == "masked_share"]
     assert len(masks) == 12 and len(rules) == 14
@@ -120,6 +123,20 @@ def test_every_strength_of_the_methods_is_tested():
 def test_amendments_take_the_place_of_what_they_name():
     assert plan()["equal_entropy"]["largest_share"] == 0.2 and plan()["equal_entropy"]["horizon"] == 10
     assert checksum() != first_checksum()
+
+
+def test_elsewhere_only_task_or_start_differ():
+    there = {(arm, seed): config for (arm, seed), config in fair.finals(CHOSEN).items()}
+    for runs in fair.elsewhere(CHOSEN):
+        arms = {arm for arm, _ in runs}
+        assert arms == {"GRPO", "Clip_B", "entropy bonus", "D at 0.3"} and {seed for _, seed in runs} == {10, 11, 12}
+        for (arm, seed), config in runs.items():
+            if arm != "D at 0.3":
+                changed = {"start", "size", "evaluation_sizes"}
+                assert config.model_dump(exclude=changed) == there[arm, seed].model_dump(exclude=changed)
+            assert config.start.seed == seed and config.start != there["GRPO", seed].start
+    with_rate = Choices(**vars(CHOSEN) | {"free": {"lower rate": 5e-5}})
+    assert all(any(arm == "GRPO 5e-05" for arm, _ in runs) for runs in fair.elsewhere(with_rate))
 
 
 def test_choices_of_another_plan_are_refused(tmp_path):
