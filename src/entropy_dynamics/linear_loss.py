@@ -42,13 +42,17 @@ def linear_grpo_loss(
 ) -> tuple[Tensor, TokenStatistics]:
     """`grpo.loss` of the logits hidden weight^T + bias, which never exist as a whole, and the statistics they give.
 
-    With hidden states that predict the tokens, those of the positions before them:
+    With hidden states that predict the tokens, those of the positions before them, and one advantage and reward (N,) a
+    response:
 
-        with torch.no_grad():  # once a batch, at the policy that sampled it
+        with torch.no_grad():  # once a batch, at the policy that sampled it, with its temperature and bias
             old = linear_token_statistics(hidden, weight, tokens)
-        batch = TokenBatch(old, old, advantages.expand(mask.shape), rewards.expand(mask.shape), mask, groups)
+        a, r = (x.unsqueeze(-1).expand(mask.shape) for x in (advantages, rewards))
+        batch = TokenBatch(old, old, a, r, mask, groups)  # at later updates TokenBatch(now, old, ...)
         terms = as_terms(batch, methods.clip_b(batch, generator, mu=2.0))
         loss, statistics = linear_grpo_loss(hidden, weight, tokens, batch, terms)
+
+    Later updates on the batch give the rule the statistics of the policy then, by which PPO's clip acts.
 
     Args:
         hidden: (N, T, W), the last hidden states that predict `tokens`; floating. Those outside the mask are not read.
@@ -62,6 +66,7 @@ def linear_grpo_loss(
 
     Raises:
         ValueError: shapes or dtypes that do not fit together, and whatever `token_statistics` refuses.
+        TypeError: terms that are no `Terms`; `as_terms` makes them of weights.
     """
     hidden, weight, bias = checked_head(hidden, weight, bias, tokens, temperature)
     if tokens.shape != batch.mask.shape:

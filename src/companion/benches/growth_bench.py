@@ -16,7 +16,7 @@ from companion.benches.ways import WAYS, Case, call, inputs
 from companion.laboratory.experiment import Experiment, Trainer
 from companion.laboratory.policies import build_policy
 
-STATISTICS = Case("logits", 49_152, 2_048)  # logits beyond what a cache holds
+STATISTICS = Case("logits", 49_152, 2_048)  # all sizes are compiled, and larger than a cache
 LOSS = Case("loss", 49_152, 512, backward=True)
 STEP = Experiment(prompts=32)
 # What is measured, the axis, its sizes, and the case of a size.
