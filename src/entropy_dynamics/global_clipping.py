@@ -106,6 +106,35 @@ def keep(
     return mask & ~outliers
 
 
+def keep_all_but(
+    method: str,
+    share: float,
+    statistics: TokenStatistics,
+    advantages: Tensor,
+    mask: Tensor,
+    *,
+    reduce: Collective = alone,
+    gather: Collective = alone,
+    rank: int = 0,
+) -> Tensor:
+    """Mask a share of the whole batch's penalised tokens (A < 0), in the method's order: `methods.masked_share`.
+
+    Args:
+        method: "clip_b" for the lowest S first, "clip_v" for the lowest D first.
+        share: 0 to 1; other arguments as in `moments` and `keep`.
+
+    Returns:
+        bool, of the mask's shape: the tokens of this process that keep their gradient.
+    """
+    if method not in METHODS or not 0 <= share <= 1:
+        raise ValueError(f"method {method!r}, share {share}: expected {' or '.join(METHODS)} and 0 to 1")
+    values = statistics.discriminator if method == "clip_b" else statistics.centred
+    clipping.check_batch(values, advantages, mask)
+    penalised = mask & (advantages < 0)
+    count = round(share * int(reduce(penalised.sum())))
+    return mask & ~_most_violating(-values.double(), penalised, count, gather, rank)
+
+
 def _most_violating(size: Tensor, outliers: Tensor, allowed: int, gather: Collective, rank: int) -> Tensor:
     """Those of the outliers that are among the `allowed` largest of all processes."""
     places = outliers.flatten().nonzero().squeeze(-1)

@@ -125,6 +125,7 @@ def token_batch(
     first: TokenBatch | None = None,
     update: int = 0,
     entropies: tuple[float, ...] = (),
+    reference: Tensor | None = None,
 ) -> TokenBatch:
     """The batch as a rule sees it before an update, without gradient.
 
@@ -138,6 +139,7 @@ def token_batch(
         first: the batch before its first update; without it the policy is still the one that sampled.
         update: how many updates on this batch came before.
         entropies: mean entropy of every earlier batch when it was sampled, for rules that look back; nats.
+        reference: (N, T) log-probabilities of the tokens under a policy to stay near, for rules that have one.
 
     Raises:
         ValueError: rewards that are not (P, G), one for each response; see `group_advantages` and `token_statistics`.
@@ -156,6 +158,7 @@ def token_batch(
         groups=torch.arange(len(rewards)).repeat_interleave(rewards.shape[-1]),
         update=update,
         entropies=first.entropies if first else (*entropies, statistics.entropy[mask].mean().item()),
+        reference=first.reference if first else reference,
     )
 
 

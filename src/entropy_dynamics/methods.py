@@ -32,6 +32,7 @@ class TokenBatch:
     groups: Tensor  # (N,) integer: the group of each response
     update: int = 0  # how many updates on this batch came before
     entropies: tuple[float, ...] = ()  # mean entropy of every batch so far, when sampled, this one last; nats
+    reference: Tensor | None = None  # (N, T) log-probabilities under a policy that the trained one is held near
 
     def __post_init__(self):
         """Raise ValueError where shapes do not fit, which broadcasting would hide, or advantages are not finite."""
@@ -64,13 +65,21 @@ class Terms(NamedTuple):
         return torch.where(batch.mask, self.weights * batch.ratio * batch.advantages + self.log_prob, 0.0)
 
 
-def grpo(batch: TokenBatch, generator: torch.Generator, *, clip_low: float = 0.2, clip_high: float = 0.2) -> Tensor:
+def grpo(
+    batch: TokenBatch,
+    generator: torch.Generator,
+    *,
+    clip_low: float = 0.2,
+    clip_high: float = 0.2,
+    dual_clip: float | None = None,
+) -> Tensor:
     """GRPO with PPO's clip (arXiv 1707.06347, 2402.03300), see `is_clipped`; 0.2 on both sides is the usual choice.
 
-    Clip-higher (DAPO, arXiv 2503.14476) is clip_high = 0.28; arXiv 2509.26114 studies both bounds. Not in it: the dual
-    clip of many trainers, which also drops tokens with A < 0 and r above 3 or more.
+    Clip-higher (DAPO, arXiv 2503.14476) is clip_high = 0.28; arXiv 2509.26114 studies both bounds. The dual clip (arXiv
+    1912.09729) also drops tokens with A < 0 and r > dual_clip: 3 by default in verl and Trinity, 10 in DAPO's scripts.
     """
-    return batch.mask & ~is_clipped(batch.ratio, batch.advantages, clip_low=clip_low, clip_high=clip_high)
+    kept = batch.mask & ~is_clipped(batch.ratio, batch.advantages, clip_low=clip_low, clip_high=clip_high)
+    return kept if dual_clip is None else kept & ~((batch.advantages < 0) & (batch.ratio > dual_clip))
 
 
 def is_clipped(ratio: Tensor, advantages: Tensor, *, clip_low: float = 0.2, clip_high: float = 0.2) -> Tensor:
@@ -136,6 +145,41 @@ def matched_mask(
     return grpo(batch, generator) & ~masked
 
 
+def masked_share(
+    batch: TokenBatch,
+    generator: torch.Generator,
+    *,
+    statistic: Literal["S", "D", "A D", "p", "covariance", "random"],
+    share: float,
+    coefficient: float = 0.0,
+) -> Terms:
+    """Mask a `share` of the penalised tokens (A < 0) on top of GRPO, chosen by one statistic.
+
+    Those with the lowest S, D or p come first, those with the largest A D or covariance (see `covariance`), or any.
+    With lowest S or D first these are the orders of Clip_B and Clip_V, whose thresholds mask a share that depends on
+    the batch. `coefficient` is that of an entropy bonus beside it.
+
+    Raises:
+        ValueError: a share outside 0 to 1.
+    """
+    if not 0 <= share <= 1:
+        raise ValueError(f"share is {share}, expected 0 to 1")
+    penalised = batch.mask & (batch.advantages < 0)
+    count = round(share * int(penalised.sum()))
+    if statistic == "random":
+        masked = random_subset(penalised, count, generator)
+    else:
+        first = {
+            "S": lambda: -batch.statistics.discriminator,
+            "D": lambda: -batch.statistics.centred,
+            "A D": lambda: batch.advantages * batch.statistics.centred,
+            "p": lambda: -batch.statistics.log_prob,
+            "covariance": lambda: covariance(batch),
+        }[statistic]()
+        masked = largest(first, penalised, count)
+    return as_terms(batch, grpo(batch, generator) & ~masked, entropy=coefficient * batch.mask)
+
+
 def intervention(
     batch: TokenBatch,
     generator: torch.Generator,
@@ -159,10 +203,22 @@ def intervention(
     return grpo(batch, generator) & (selected if action == "keep" else ~selected)
 
 
-def top_entropy(batch: TokenBatch, generator: torch.Generator, *, fraction: float = 0.2) -> Tensor:
-    """80/20 (arXiv 2506.01939, as reported): only the `fraction` of tokens in the states of highest entropy count."""
+def top_entropy(
+    batch: TokenBatch,
+    generator: torch.Generator,
+    *,
+    fraction: float = 0.2,
+    clip_low: float = 0.2,
+    clip_high: float = 0.2,
+) -> Tensor:
+    """80/20 (arXiv 2506.01939, as reported): only the `fraction` of tokens in the states of highest entropy count.
+
+    Its script has clip_high = 0.28, takes the fraction of a micro-batch, rounded up, and divides by the tokens that
+    count (denominator "kept" of `grpo.loss`).
+    """
     count = int(fraction * int(batch.mask.sum()))
-    return grpo(batch, generator) & largest(batch.statistics.entropy, batch.mask, count)
+    kept = grpo(batch, generator, clip_low=clip_low, clip_high=clip_high)
+    return kept & largest(batch.statistics.entropy, batch.mask, count)
 
 
 def clip_cov(
@@ -197,9 +253,14 @@ def kl_cov(batch: TokenBatch, generator: torch.Generator, *, fraction: float = 2
     return as_terms(batch, batch.mask, log_prob=-coefficient * direction * chosen)
 
 
-def advantage_reweighting(batch: TokenBatch, generator: torch.Generator, *, a: float = 0.2) -> Tensor:
-    """Advantage reweighting (arXiv 2505.12929, as in its code): weight a p + 1 - a, p when sampled."""
-    return grpo(batch, generator) * (a * batch.old.log_prob.exp() + 1 - a)
+def advantage_reweighting(
+    batch: TokenBatch, generator: torch.Generator, *, a: float = 0.2, clip_low: float = 0.2, clip_high: float = 0.2
+) -> Tensor:
+    """Advantage reweighting (arXiv 2505.12929): weight a p + 1 - a, p when sampled, as in its code.
+
+    PPO's clip is ours; its script has clip_high = 0.24, a dual clip of 10 and a KL penalty of 0.001.
+    """
+    return grpo(batch, generator, clip_low=clip_low, clip_high=clip_high) * (a * batch.old.log_prob.exp() + 1 - a)
 
 
 def rare_positives(batch: TokenBatch, generator: torch.Generator, *, strength: float = 1.0) -> Tensor:
@@ -211,7 +272,8 @@ def rare_positives(batch: TokenBatch, generator: torch.Generator, *, strength: f
 def w_reinforce(batch: TokenBatch, generator: torch.Generator, *, positive: float = 0.1) -> Terms:
     """W-REINFORCE (arXiv 2506.01347, as in its code): A = positive for a right response and -1 for a wrong one.
 
-    positive = 0 is NSR, which learns from wrong responses alone. There is no group baseline; PPO's clip stays.
+    positive = 0 is NSR, which learns from wrong responses alone (its code takes the mean over their tokens only). There
+    is no group baseline; PPO's clip stays.
     """
     advantages = positive * batch.rewards - (1 - batch.rewards)
     kept = batch.mask & ~is_clipped(batch.ratio, advantages)
@@ -226,19 +288,90 @@ def ce_gppo(
     beta_high: float = 1.0,
     clip_low: float = 0.2,
     clip_high: float = 0.2,
-) -> Tensor:
+    imitation: float = 0.0,
+) -> Terms:
     """CE-GPPO (arXiv 2509.20712, as in its code): clipped tokens keep a bounded gradient.
 
     Where PPO clips, r in the gradient is replaced by beta_low (1 - clip_low) for A < 0 and beta_high (1 + clip_high)
-    for A > 0.
+    for A > 0. Its scripts also add 0.1 times the mean log p over the tokens of right responses (`imitation`), and have
+    a dual clip of 10.
     """
     bounded = torch.where(batch.advantages > 0, beta_high * (1 + clip_high), beta_low * (1 - clip_low)) / batch.ratio
     clipped = is_clipped(batch.ratio, batch.advantages, clip_low=clip_low, clip_high=clip_high)
-    return batch.mask * torch.where(clipped, bounded, 1.0)
+    right = batch.mask & (batch.rewards > 0)
+    of_right = imitation * right * (batch.mask.sum() / right.sum().clamp(min=1))
+    return as_terms(batch, batch.mask * torch.where(clipped, bounded, 1.0), log_prob=of_right)
+
+
+def cispo(batch: TokenBatch, generator: torch.Generator, *, largest_ratio: float = 5.0) -> Tensor:
+    """CISPO (arXiv 2506.13585, as in TRL): A sg(min(r, largest_ratio)) log p; no token is dropped.
+
+    `largest_ratio` as in arXiv 2510.13786; other trainers have 1.28 and a lower bound.
+    """
+    return batch.mask * (batch.ratio.clamp(max=largest_ratio) / batch.ratio)
+
+
+def sapo(batch: TokenBatch, generator: torch.Generator, *, positive: float = 1.0, negative: float = 1.05) -> Tensor:
+    """SAPO (arXiv 2511.20347, as in TRL): r is replaced by (4 / tau) sigmoid(tau (r - 1)), a gate instead of a clip.
+
+    tau is `positive` for A > 0 and `negative` else, where the gate closes faster. The weight is the gate's slope.
+    """
+    tau = torch.where(batch.advantages > 0, positive, negative)
+    gate = torch.sigmoid(tau * (batch.ratio - 1))
+    return batch.mask * 4 * gate * (1 - gate)
+
+
+def gmpo(batch: TokenBatch, generator: torch.Generator, *, clip_low: float = 0.4, clip_high: float = 0.4) -> Tensor:
+    """GMPO (arXiv 2507.20673, as verl's geo_mean): A times the geometric mean of a response's clipped ratios.
+
+    log r is clipped to (-clip_low, clip_high), as PPO clips r, token by token; clipped tokens still count in the mean.
+    Its mean over responses is aggregation "sequence-mean".
+    """
+    log_ratio = (batch.statistics.log_prob - batch.old.log_prob).where(batch.mask, 0.0)
+    up, down = batch.advantages > 0, batch.advantages < 0
+    bounded = torch.where(up, log_ratio.clamp(max=clip_high), torch.where(down, log_ratio.clamp(min=-clip_low), 0.0))
+    mean = (bounded.sum(-1) / batch.mask.sum(-1).clamp(min=1)).exp().unsqueeze(-1)
+    return batch.mask * (bounded == log_ratio) * mean / log_ratio.exp()
+
+
+def aspo(
+    batch: TokenBatch,
+    generator: torch.Generator,
+    *,
+    clip_low: float = 0.2,
+    clip_high: float = 0.2,
+    largest_ratio: float = 3.0,
+) -> Tensor:
+    """ASPO (arXiv 2510.06062, as in its code): 1 / r takes the place of r where A > 0; PPO's clip stays.
+
+    1 / r, and r where A < 0, are bounded by `largest_ratio` and keep their gradient there. Its code has other bounds
+    for states of high entropy.
+    """
+    ratio = batch.ratio
+    factor = torch.where(batch.advantages > 0, 1 / ratio, ratio).clamp(max=largest_ratio)
+    return grpo(batch, generator, clip_low=clip_low, clip_high=clip_high) * factor / ratio
+
+
+def entrocraft(batch: TokenBatch, generator: torch.Generator, *, low: float = 0.6, high: float = 0.7) -> Terms:
+    """Entrocraft (arXiv 2604.26326, as in its code): below `low` only wrong responses count, above `high` only right.
+
+    There A is -1 for wrong or 1 for right responses; between the bounds it is GRPO. Its entropy is that of the batch
+    before; some of its scripts let the bounds fall, from 0.6 to 0.1.
+    """
+    entropy = batch.entropies[-1] if batch.entropies else batch.old.entropy[batch.mask].mean().item()
+    if low <= entropy <= high:
+        return as_terms(batch, grpo(batch, generator))
+    right = (batch.rewards > 0).to(batch.advantages.dtype)
+    advantages = right if entropy > high else right - 1
+    kept = batch.mask & ~is_clipped(batch.ratio, advantages)
+    return as_terms(batch, torch.zeros_like(kept), log_prob=kept * batch.ratio * advantages)
 
 
 def gspo(batch: TokenBatch, generator: torch.Generator, *, clip_low: float = 3e-4, clip_high: float = 4e-4) -> Tensor:
-    """GSPO (arXiv 2507.18071, as reported): the ratio of a sequence, s = exp(mean log r), replaces r and is clipped."""
+    """GSPO (arXiv 2507.18071, as reported): the ratio of a sequence, s = exp(mean log r), replaces r and is clipped.
+
+    Its mean over responses is aggregation "sequence-mean".
+    """
     log_ratio = (batch.statistics.log_prob - batch.old.log_prob).where(batch.mask, 0.0)
     s = (log_ratio.sum(-1) / batch.mask.sum(-1).clamp(min=1)).exp().unsqueeze(-1)
     kept = batch.mask & ~is_clipped(s, batch.advantages, clip_low=clip_low, clip_high=clip_high)
@@ -246,11 +379,20 @@ def gspo(batch: TokenBatch, generator: torch.Generator, *, clip_low: float = 3e-
 
 
 def entropy_ratio_clipping(
-    batch: TokenBatch, generator: torch.Generator, *, low: float = 0.95, high: float = 1.05
+    batch: TokenBatch,
+    generator: torch.Generator,
+    *,
+    low: float = 0.95,
+    high: float = 1.05,
+    clip_low: float = 0.2,
+    clip_high: float = 0.2,
 ) -> Tensor:
-    """Entropy-ratio clipping (arXiv 2512.05591, as in its code): no weight where H / H_old is outside (low, high)."""
+    """Entropy-ratio clipping (arXiv 2512.05591): no weight where H / H_old is outside (low, high), as in its code.
+
+    PPO's clip is ours; its script on top of DAPO has clip_high = 0.28 and a dual clip of 10.
+    """
     ratio = batch.statistics.entropy / batch.old.entropy
-    return grpo(batch, generator) & ~((ratio < low) | (ratio > high))
+    return grpo(batch, generator, clip_low=clip_low, clip_high=clip_high) & ~((ratio < low) | (ratio > high))
 
 
 def opefo(batch: TokenBatch, generator: torch.Generator) -> Tensor:
@@ -269,23 +411,54 @@ def opefo(batch: TokenBatch, generator: torch.Generator) -> Tensor:
 def repo(batch: TokenBatch, generator: torch.Generator, *, beta: float = 0.01) -> Terms:
     """REPO (arXiv 2603.11682, as reported): A' = A - beta (log p + H), whose mean effect is that of an entropy bonus.
 
-    Its strength is ours: that of the fixed entropy bonus here.
+    Its strength is ours: that of the fixed entropy bonus here. What its authors run is `repo_r`.
     """
     shift = -beta * (batch.statistics.log_prob + batch.statistics.entropy)
     kept = batch.mask & ~is_clipped(batch.ratio, batch.advantages + shift)
     return as_terms(batch, kept, log_prob=kept * batch.ratio * shift.where(batch.mask, 0.0))
 
 
-def steer(batch: TokenBatch, generator: torch.Generator, *, smallest: float = 0.8) -> Tensor:
-    """STEER (arXiv 2510.10150, as in its code): weight exp(-k |W|), W = (A / p_old) p (1 - p)(log p + H).
+def repo_r(
+    batch: TokenBatch,
+    generator: torch.Generator,
+    *,
+    target: float = 0.2,
+    zeta: float = 0.001,
+    smallest: float = 1e-4,
+    largest_zeta: float = 0.05,
+) -> Terms:
+    """REPO-R (arXiv 2603.11682, as reported): A' = A (1 - zeta log p) where A > 0, A (1 + zeta log p) where A < 0.
+
+    A' is 0 where its sign would change. zeta is doubled after each batch whose mean entropy is below `target` and
+    halved after each above, within its bounds.
+    """
+    for entropy in batch.entropies:
+        zeta = min(max(zeta * (2 if entropy < target else 0.5), smallest), largest_zeta)
+    log_p = batch.statistics.log_prob.where(batch.mask, 0.0)
+    weights = grpo(batch, generator) * torch.where(
+        batch.advantages > 0, 1 - zeta * log_p, (1 + zeta * log_p).clamp(min=0)
+    )
+    return as_terms(batch, weights)
+
+
+def steer(
+    batch: TokenBatch,
+    generator: torch.Generator,
+    *,
+    smallest: float = 0.8,
+    clip_low: float = 0.2,
+    clip_high: float = 0.2,
+) -> Tensor:
+    """STEER (arXiv 2510.10150): weight exp(-k |W|), W = (A / p_old) p (1 - p)(log p + H), as in its code.
 
     k is such that the token with the largest |W| of the batch gets the weight `smallest`. The code takes the largest of
-    a micro-batch, and at least 0.02.
+    a micro-batch, and at least 0.02. PPO's clip is ours; its script has clip_high = 0.28 and a dual clip of 10.
     """
     p = batch.statistics.log_prob.exp()
     surprise = batch.statistics.log_prob + batch.statistics.entropy
     w = (batch.advantages * batch.ratio * (1 - p) * surprise).abs().where(batch.mask, 0.0)
-    return grpo(batch, generator) * smallest ** (w / w.max().clamp(min=torch.finfo(w.dtype).tiny))
+    kept = grpo(batch, generator, clip_low=clip_low, clip_high=clip_high)
+    return kept * smallest ** (w / w.max().clamp(min=torch.finfo(w.dtype).tiny))
 
 
 def covariance_aware(batch: TokenBatch, generator: torch.Generator) -> Tensor:
@@ -304,18 +477,49 @@ def entropy_bonus(batch: TokenBatch, generator: torch.Generator, *, coefficient:
 
 
 def adaptive_entropy_bonus(
-    batch: TokenBatch, generator: torch.Generator, *, target: float = 0.2, step: float = 0.005
+    batch: TokenBatch,
+    generator: torch.Generator,
+    *,
+    target: float = 0.2,
+    step: float = 0.005,
+    highest: float | None = None,
 ) -> Terms:
-    """An entropy bonus whose coefficient follows entropy (Skywork-OR1, arXiv 2505.22312, as reported).
+    """An entropy bonus whose coefficient follows entropy (Skywork-OR1, arXiv 2505.22312).
 
-    From 0 it rises by `step` after each batch whose mean entropy is below `target` and falls by `step`, not below 0,
-    after each above; it applies only while entropy is at most the target.
+    From 0 it rises by `step`, to at most `highest`, after each batch whose mean entropy is below `target` and falls by
+    `step`, not below 0, after each above; it applies only while entropy is at most the target. `step` is TRL's, whose
+    bound is 1; the authors' scripts have 1e-4 and 0.005, and a new coefficient acts a batch later there.
     """
     coefficient = 0.0
     for entropy in batch.entropies:
         coefficient = max(0.0, coefficient + (step if entropy < target else -step))
+        coefficient = coefficient if highest is None else min(coefficient, highest)
     active = bool(batch.entropies) and batch.entropies[-1] <= target
     return as_terms(batch, grpo(batch, generator), entropy=coefficient * active * batch.mask)
+
+
+def reference_kl(batch: TokenBatch, generator: torch.Generator, *, coefficient: float) -> Terms:
+    """GRPO minus coefficient KL(policy || reference), estimated as in GRPO (arXiv 2402.03300, eq. 4).
+
+    With d = log p_reference - log p the estimate is e^d - d - 1 a token, so the coefficient of log p is
+    -coefficient (1 - e^d).
+
+    Raises:
+        ValueError: the batch has no `reference`.
+    """
+    if batch.reference is None:
+        raise ValueError("reference_kl needs the batch's reference, log-probabilities under the policy to stay near")
+    difference = (batch.reference - batch.statistics.log_prob).where(batch.mask, 0.0)
+    return as_terms(batch, grpo(batch, generator), log_prob=coefficient * difference.expm1())
+
+
+def sign_weights(batch: TokenBatch, generator: torch.Generator, *, strength: float) -> Tensor:
+    """EntroPIC's weighting (arXiv 2511.15248, as reported): 1 - strength where A > 0, 1 + strength where A < 0.
+
+    There a proportional-integral controller moves the strength with entropy, by 1 and 0.01 a nat (as in the code of
+    arXiv 2604.26326): `control.TargetEntropy` with effect 0.04, horizon 25 and a strength from -1 to 1.
+    """
+    return grpo(batch, generator) * (1 - strength * batch.advantages.sign())
 
 
 def covariance(batch: TokenBatch) -> Tensor:
@@ -360,6 +564,7 @@ RULES: dict[str, Callable[..., Tensor | Terms]] = {
         clip_b,
         clip_v,
         matched_mask,
+        masked_share,
         intervention,
         top_entropy,
         clip_cov,
@@ -368,13 +573,21 @@ RULES: dict[str, Callable[..., Tensor | Terms]] = {
         rare_positives,
         w_reinforce,
         ce_gppo,
+        cispo,
+        sapo,
+        gmpo,
+        aspo,
+        entrocraft,
         gspo,
         entropy_ratio_clipping,
         opefo,
         repo,
+        repo_r,
         steer,
         covariance_aware,
         entropy_bonus,
         adaptive_entropy_bonus,
+        reference_kl,
+        sign_weights,
     )
 }

@@ -3,8 +3,10 @@
 TRL generates, scores and trains as always. Between scoring and training, one forward pass without gradient at the
 sampling policy gives every response token's S and D, and the tokens to be masked are chosen over the generation batch:
 the responses of all processes that TRL generates at once. Its masks serve all micro-batches and iterations that train
-on it. A masked token keeps its value in the loss and loses every gradient: that of the policy, which may be by way of a
-whole response's ratio, that of the KL penalty and that of an entropy bonus. It still counts in the loss's denominators.
+on it. Instead of a threshold `entropy_target` says where mean entropy shall stay: `control.TargetEntropy` then moves
+the share of the penalised tokens that is masked, those with the lowest S or D first. A masked token keeps its value in
+the loss and loses every gradient: that of the policy, which may be by way of a whole response's ratio, that of the KL
+penalty and that of an entropy bonus. It still counts in the loss's denominators.
 (The router loss of a mixture of experts is not one of tokens, and stays.)
 
 The pass is TRL's own way of scoring tokens with another head, so that it sees what the trainer sees: adapters, images,
@@ -27,6 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from entropy_dynamics import clipping, global_clipping
+from entropy_dynamics.control import TargetEntropy
 from entropy_dynamics.linear_statistics import linear_token_statistics
 from entropy_dynamics.methods import random_subset
 from entropy_dynamics.token_statistics import TokenStatistics, discriminator_of, token_statistics
@@ -47,6 +50,7 @@ _METHODS = {  # what is overridden or called, with its first parameters
         *("self", "model", "input_ids", "attention_mask", "logits_to_keep", "batch_size", "compute_entropy")
     ],
 }
+_CONTROLLER = "TargetEntropy"  # its place among the states that a checkpoint holds
 _FUSED_HEAD = "_ChunkedLogProbFunction"  # in trl.trainer.utils
 
 
@@ -120,14 +124,41 @@ class EntropyClippingGRPOConfig(GRPOConfig):
     clipping_control: bool = field(
         default=False, metadata={"help": "Mask as many tokens of each sign of the advantage, but random ones."}
     )
+    entropy_target: float | None = field(
+        default=None,
+        metadata={
+            "help": "Instead of mu: nats of mean entropy below which it shall not stay; a share of the penalised "
+            "tokens is masked, in the method's order."
+        },
+    )
+    entropy_effect: float = field(
+        default=0.02,
+        metadata={
+            "help": "Nats a generation batch that masking all penalised tokens adds to mean entropy. A smaller value "
+            "masks more for the same gap."
+        },
+    )
+    entropy_horizon: float = field(
+        default=10.0, metadata={"help": "Generation batches in which a gap to the target closes."}
+    )
 
     def __post_init__(self):
         super().__post_init__()
         if self.entropy_clipping not in ("none", *global_clipping.METHODS):
             raise ValueError(f"entropy_clipping is {self.entropy_clipping!r}, expected 'none', 'clip_b' or 'clip_v'")
         if self.entropy_clipping == "none":
-            if self.mu is not None or self.clipping_max_fraction is not None or self.clipping_control:
-                raise ValueError("mu, a cap or a control is given, but entropy_clipping is 'none'; choose a method")
+            given = (self.mu, self.clipping_max_fraction, self.entropy_target, self.clipping_control or None)
+            if any(x is not None for x in given):
+                raise ValueError(
+                    "mu, a cap, a target or a control is given, but entropy_clipping is 'none'; choose a method"
+                )
+            return
+        if self.entropy_target is not None:
+            if self.mu is not None or self.clipping_max_fraction is not None or self.clipping_reading != "released":
+                raise ValueError(
+                    "entropy_target takes the place of mu, a cap and a reading; leave them out, or the target"
+                )
+            self.controller(2**31)
             return
         if self.mu is None or not 0 < self.mu < math.inf:
             raise ValueError(
@@ -144,13 +175,22 @@ class EntropyClippingGRPOConfig(GRPOConfig):
                 f"clipping_max_fraction is {fraction}, expected None, or with clip_v above 0 and at most 1"
             )
 
+    def controller(self, vocabulary: int) -> TargetEntropy:
+        """A new one, which moves the share of the penalised tokens that is masked.
+
+        Raises:
+            ValueError: a target, effect or horizon outside its range.
+        """
+        return TargetEntropy(self.entropy_target, vocabulary, self.entropy_effect, self.entropy_horizon)
+
 
 class EntropyClippingGRPOTrainer(GRPOTrainer):
     """GRPOTrainer with Clip_B or Clip_V; its arguments are GRPOTrainer's, `args` an `EntropyClippingGRPOConfig`.
 
     Logs, besides TRL's, each under entropy_clipping/: mean and deviation of S and of D, cov_a_d, the masked shares of
     the tokens with A > 0 and with A < 0, and the predicted change of mean entropy per unit of effective step before and
-    after masking (-mean A D).
+    after masking (-mean A D); with a target the mean entropy and the share that it masks. The controller's state is in
+    the trainer's, which checkpoints hold.
     """
 
     _gradient_at: Tensor | None = None  # while a loss is made: which tokens (B, T) have a gradient
@@ -159,6 +199,8 @@ class EntropyClippingGRPOTrainer(GRPOTrainer):
         super().__init__(*args, **kwargs)
         if not isinstance(self.args, EntropyClippingGRPOConfig):
             raise TypeError(f"args is a {type(self.args).__name__}, expected an EntropyClippingGRPOConfig")
+        if self.args.entropy_target is not None:
+            self._controller()  # refuses a target above log V
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         output = super()._generate_and_score_completions(inputs)
@@ -214,18 +256,17 @@ class EntropyClippingGRPOTrainer(GRPOTrainer):
         args, accelerator = self.args, self.accelerator
         total = partial(accelerator.reduce, reduction="sum")
         batch = global_clipping.moments(statistics, advantages, mask, reduce=total)
-        kept = global_clipping.keep(
-            args.entropy_clipping,
-            statistics,
-            advantages,
-            mask,
-            batch,
-            mu=args.mu,
-            reading=args.clipping_reading,
-            max_fraction=args.clipping_max_fraction,
-            gather=accelerator.gather,
-            rank=accelerator.process_index,
-        )
+        of_processes = {"gather": accelerator.gather, "rank": accelerator.process_index}
+        given, logs = (statistics, advantages, mask), {}
+        if args.entropy_target is None:
+            options = {"reading": args.clipping_reading, "max_fraction": args.clipping_max_fraction}
+            kept = global_clipping.keep(args.entropy_clipping, *given, batch, mu=args.mu, **options, **of_processes)
+        else:
+            entropy = total(statistics.entropy[mask].double().sum()).item() / max(1, batch.tokens)
+            logs = {"entropy": entropy, "share": self._share(entropy)}
+            kept = global_clipping.keep_all_but(
+                args.entropy_clipping, logs["share"], *given, reduce=total, **of_processes
+            )
         if args.clipping_control:
             kept = self._as_many_at_random(kept, advantages, mask)
         predicted = -(advantages * statistics.centred).double()
@@ -233,7 +274,7 @@ class EntropyClippingGRPOTrainer(GRPOTrainer):
         counts = [(side & ~kept).sum() for side in sides] + [side.sum() for side in sides]
         sums = torch.stack([predicted[mask].sum(), predicted[kept].sum(), *(count.double() for count in counts)])
         before, after, *counts = total(sums).tolist()
-        logs = {
+        logs |= {
             "mean_s": batch.mean_s,
             "sigma_s": batch.sigma_s,
             "mean_d": batch.mean_d,
@@ -247,6 +288,20 @@ class EntropyClippingGRPOTrainer(GRPOTrainer):
         for name, value in logs.items():
             self._metrics["train"][f"entropy_clipping/{name}"].append(value)
         return kept
+
+    def _controller(self) -> TargetEntropy:
+        """As the trainer's state has it, which a checkpoint may have brought."""
+        controller = self.args.controller(self.model.config.get_text_config().vocab_size)
+        if (state := self.state.stateful_callbacks.get(_CONTROLLER)) is not None:
+            controller.load_state_dict(state)
+        return controller
+
+    def _share(self, entropy: float) -> float:
+        """Of the penalised tokens that are masked at this mean entropy; moves the controller."""
+        controller = self._controller()
+        share = controller.update(entropy)
+        self.state.stateful_callbacks[_CONTROLLER] = controller.state_dict()
+        return share
 
     def _as_many_at_random(self, kept: Tensor, advantages: Tensor, mask: Tensor) -> Tensor:
         """The control: of each sign of A mask as many tokens of this process as the method would, but random ones."""

@@ -5,7 +5,8 @@ import torch
 from torch import distributed
 
 from entropy_dynamics import clipping
-from entropy_dynamics.global_clipping import keep, moments
+from entropy_dynamics.global_clipping import keep, keep_all_but, moments
+from entropy_dynamics.methods import largest
 from entropy_dynamics.token_statistics import TokenStatistics
 
 CASES = {
@@ -74,6 +75,28 @@ def test_nothing_is_masked_where_all_are_alike_or_nothing_is_there():
             assert torch.equal(keep(method, alike, advantages, mask, moments(alike, advantages, mask), mu=1.0), mask)
 
 
+SHARES = [(method, share) for method in ("clip_b", "clip_v") for share in (0.0, 0.03, 0.4, 1.0)]
+
+
+def lowest_share(batch, method, share):
+    penalised = batch["mask"] & (batch["advantages"] < 0)
+    values = batch["s" if method == "clip_b" else "d"]
+    return batch["mask"] & ~largest(-values, penalised, round(share * int(penalised.sum())))
+
+
+@pytest.mark.parametrize(("method", "share"), SHARES)
+def test_one_process_masks_the_lowest_share(method, share):
+    batch = split_batch()
+    found = keep_all_but(method, share, statistics_of(batch), batch["advantages"], batch["mask"])
+    assert torch.equal(found, lowest_share(batch, method, share))
+    penalised = batch["mask"] & (batch["advantages"] < 0)
+    assert (penalised & ~found).sum() == round(share * int(penalised.sum()))
+    for bad in ({"method": "clip_x"}, {"share": 1.1}, {"share": -0.1}):
+        arguments = {"method": method, "share": share} | bad
+        with pytest.raises(ValueError, match="expected clip_b or clip_v and 0 to 1"):
+            keep_all_but(*arguments.values(), statistics_of(batch), batch["advantages"], batch["mask"])
+
+
 def test_bad_input_is_named():
     batch = split_batch()
     arguments = (statistics_of(batch), batch["advantages"], batch["mask"])
@@ -130,6 +153,9 @@ def _process(rank, folder):
         found[name] = keep(method, *arguments, batch, gather=_gather, rank=rank, **options)
         options.pop("max_fraction", None)
         found[f"{name}, own moments"] = keep(method, *arguments, moments(*arguments), **options)
+    for method, share in SHARES:
+        collectives = {"reduce": _total, "gather": _gather, "rank": rank}
+        found[f"{method} {share}"] = keep_all_but(method, share, *arguments, **collectives)
     torch.save(found, f"{folder}/{rank}.pt")
     distributed.destroy_process_group()
 
@@ -151,6 +177,13 @@ def test_two_processes_mask_what_one_would(two_processes, case):
     assert counts[0] != counts[1]
     masked = [1 - part[case].sum().item() / count for part, count in zip(found, counts)]
     assert all(0.01 <= share <= 0.3 for share in masked), masked
+
+
+@pytest.mark.parametrize(("method", "share"), SHARES)
+def test_two_processes_mask_the_lowest_share_of_both(two_processes, method, share):
+    batch, found = two_processes
+    masked = torch.cat([part[f"{method} {share}"] for part in found])
+    assert torch.equal(masked, lowest_share(batch, method, share))
 
 
 @pytest.mark.parametrize("case", [name for name in CASES if "capped" not in name])

@@ -125,6 +125,56 @@ def test_controls_mask_as_many_tokens_of_each_sign(reading):
     assert len(draws) == 3  # one of three penalised tokens
 
 
+def test_a_share_of_the_penalised_tokens_by_each_statistic():
+    # The penalised tokens are row 1: S 0.301, -0.095, -0.007; p 0.8, 0.05, 0.4; A as if their rewards had differed.
+    advantages = A.clone()
+    advantages[1] = torch.tensor([-0.5, -0.3, -3.0, -2.0])
+    baseline = E.clone()
+    baseline[1] = torch.tensor([0.35, 0.05, 0.1, 0.05])  # D -0.049, -0.145, -0.107; A D 0.024, 0.043, 0.320
+    now = FRESH.statistics._replace(baseline=baseline)
+    on = replace(FRESH, statistics=now, old=now, advantages=advantages)
+    c = (advantages - advantages[MASK].mean()) * (P.log() - P.log()[MASK].mean())
+    orders = {
+        "S": [1, 2, 0],
+        "D": [1, 2, 0],
+        "A D": [2, 1, 0],
+        "p": [1, 2, 0],
+        "covariance": c[1, :3].argsort(descending=True).tolist(),
+    }
+    assert orders["covariance"] not in (orders["S"], orders["A D"])
+    for statistic, order in orders.items():
+        for count in range(4):
+            result = weights("masked_share", on=on, statistic=statistic, share=count / 3)
+            assert torch.equal(result, keep(*((1, i) for i in order[:count]))), statistic
+    assert torch.equal(
+        weights("masked_share", statistic="D", share=0.0), (MASK & ~CLIPPED).double()
+    )  # PPO's clip stays
+    draws = {str(weights("masked_share", on=FRESH, seed=s, statistic="random", share=0.4)) for s in range(20)}
+    assert draws == {str(keep((1, i))) for i in range(3)}  # round(0.4 3) = 1 of the three
+    with_bonus = terms("masked_share", on=FRESH, statistic="random", share=0.0, coefficient=0.2)
+    assert torch.equal(with_bonus.entropy, 0.2 * MASK) and torch.equal(with_bonus.weights, MASK.double())
+    for share in (-0.1, 1.1, math.nan):
+        with pytest.raises(ValueError, match="share is"):
+            terms("masked_share", statistic="D", share=share)
+
+
+def test_the_kl_to_a_reference_is_the_gradient_of_its_estimate():
+    reference = P.log() + torch.tensor([0.3, -0.2, 0.0, torch.nan], dtype=torch.float64)
+    result = terms("reference_kl", on=replace(BATCH, reference=reference), coefficient=0.5)
+    log_p = P.log().requires_grad_()
+    d = (reference - log_p)[MASK]
+    (-0.5 * (d.exp() - d - 1)).sum().backward()
+    assert torch.allclose(result.log_prob, log_p.grad)
+    assert torch.equal(result.weights, (MASK & ~CLIPPED).double())
+    with pytest.raises(ValueError, match="needs the batch's reference"):
+        terms("reference_kl", coefficient=0.5)
+
+
+def test_sign_weights_shift_weight_from_rewards_to_penalties():
+    expected = torch.tensor([[0.75], [1.25], [1.0]], dtype=torch.float64) * (MASK & ~CLIPPED)
+    assert torch.equal(weights("sign_weights", strength=0.25), expected)
+
+
 def test_top_entropy_keeps_the_highest():
     # int(0.34 * 9) = 3 of nine: H 1.2, 1.1, 1.0
     assert torch.equal(
@@ -175,6 +225,95 @@ def test_reweightings_by_hand():
     bounded[0, 1], bounded[1, 1] = 1.0 * 1.2 / 1.5, 0.75 * 0.8 / 0.5
     assert torch.allclose(weights("ce_gppo"), bounded)
     assert torch.equal(weights("entropy_ratio_clipping"), free * keep((0, 1), (1, 0)))
+
+
+def gradient_of(surrogate):
+    """Of sum over the mask of surrogate(r, A) by log p, r = exp(log p - log p_old)."""
+    log_p = P.log().requires_grad_()
+    ratio = (log_p - (P / R).log()).exp()
+    surrogate(ratio, log_p)[MASK].sum().backward()
+    return log_p.grad.where(MASK, 0.0)
+
+
+def test_rules_without_a_hard_clip_are_the_gradients_of_their_surrogates():
+    tau = torch.where(A > 0, 1.0, 1.05)
+    expected = gradient_of(lambda r, log_p: 4 / tau * torch.sigmoid(tau * (r - 1)) * A)
+    assert torch.allclose(terms("sapo").of_log_prob(BATCH), expected)
+    expected = gradient_of(lambda r, log_p: r.detach().clamp(max=1.2) * A * log_p)
+    assert torch.allclose(terms("cispo", largest_ratio=1.2).of_log_prob(BATCH), expected)
+    assert torch.allclose(terms("cispo").of_log_prob(BATCH), (R * A).where(MASK, 0.0))
+
+
+def test_gmpo_is_the_geometric_mean_of_the_clipped_ratios():
+    def surrogate(r, log_p):  # min over signs as PPO's, the mean of a response's three tokens
+        x = r.log()
+        signed = torch.minimum(A.sign() * x, A.sign() * x.clamp(-0.3, 0.3)) * A.sign()
+        mean = signed.where(MASK, 0.0).sum(-1, keepdim=True) / 3
+        return mean.exp() * A
+
+    expected = gradient_of(surrogate)  # a response's term stands at each of its three tokens
+    found = terms("gmpo", clip_low=0.3, clip_high=0.3).of_log_prob(BATCH)
+    assert torch.allclose(found, expected) and (found[:2, :3] == 0).any()
+    assert not torch.allclose(terms("gmpo").of_log_prob(BATCH), expected)
+
+
+def test_aspo_takes_the_reciprocal_ratio_for_rewards():
+    def surrogate(r, log_p):
+        up = (r / r.detach() ** 2).where(r <= 1.2, 0.0)
+        return A * torch.where(A > 0, up, r.where(r >= 0.8, 0.0))
+
+    assert torch.allclose(terms("aspo").of_log_prob(BATCH), gradient_of(surrogate))
+    bounded = terms("aspo", largest_ratio=1.2).of_log_prob(BATCH)  # 1 / 0.5 at (0, 2), 1.5 at (1, 0)
+    assert bounded[0, 2] == pytest.approx(1.2) and bounded[1, 0] == pytest.approx(-2 * 1.2)
+
+
+def test_the_dual_clip_drops_penalties_far_above_the_old_policy():
+    assert torch.equal(weights("grpo", dual_clip=1.4), (MASK & ~CLIPPED).double() * keep((1, 0)))
+    assert torch.equal(weights("grpo", dual_clip=1.6), weights("grpo"))
+
+
+@pytest.mark.parametrize("name", ["top_entropy", "advantage_reweighting", "entropy_ratio_clipping", "steer"])
+def test_the_base_clip_can_be_that_of_the_scripts(name):
+    options = {"fraction": 1.0} if name == "top_entropy" else {}
+    options |= {"low": 0.1, "high": 9.0} if name == "entropy_ratio_clipping" else {}
+    for clip in ({}, {"clip_high": 0.6}, {"clip_low": 0.6}):
+        assert torch.equal(weights(name, **options, **clip) != 0, weights("grpo", **clip) != 0)
+
+
+def test_ce_gppo_imitates_right_responses_where_asked():
+    result = terms("ce_gppo", imitation=0.1)
+    assert torch.equal(result.weights, terms("ce_gppo").weights) and not terms("ce_gppo").log_prob.any()
+    expected = torch.zeros(3, 4, dtype=torch.float64)
+    expected[0, :3] = 0.1 * 9 / 3  # of the mean over nine tokens: 0.1 times the mean over the three of the right one
+    assert torch.allclose(result.log_prob, expected)
+
+
+def test_entrocraft_learns_from_one_side_outside_its_bounds():
+    for entropies, column in (((0.5, 0.65), None), ((0.65, 0.5), [0, -1, -1]), ((0.65, 0.75), [1, 0, 0])):
+        on = replace(BATCH, entropies=entropies)
+        result = terms("entrocraft", on=on)
+        if column is None:
+            assert torch.equal(result.weights, (MASK & ~CLIPPED).double()) and not result.log_prob.any()
+        else:
+            advantages = torch.tensor(column, dtype=torch.float64).unsqueeze(-1)
+            clipped = ((advantages > 0) & (R > 1.2)) | ((advantages < 0) & (R < 0.8))
+            assert torch.equal(result.of_log_prob(on), (R * advantages * ~clipped).where(MASK, 0.0))
+
+
+def test_repo_r_keeps_the_sign_and_doubles_or_halves_its_strength():
+    log_p = P.log()
+    for entropies, zeta in (
+        ((), 0.01),
+        ((0.1,), 0.02),
+        ((0.1, 0.1, 0.3), 0.02),
+        ((0.1,) * 9, 0.05),
+        ((0.3,) * 9, 1e-4),
+    ):
+        found = weights("repo_r", on=replace(FRESH, entropies=entropies), zeta=zeta if not entropies else 0.01)
+        expected = torch.where(A > 0, 1 - zeta * log_p, 1 + zeta * log_p)
+        assert torch.allclose(found, expected.where(MASK, 0.0)), entropies
+    strong = weights("repo_r", on=FRESH, zeta=1.0)
+    assert strong[1, 1] == 0 and strong[0, 1] == pytest.approx(1 + math.log(10))  # 1 + log 0.05 < 0
 
 
 def test_w_reinforce_replaces_the_advantages():
@@ -237,6 +376,8 @@ def test_entropy_bonuses():
     ):
         result = terms("adaptive_entropy_bonus", on=batch(entropies=entropies)).entropy
         assert torch.allclose(result, coefficient * MASK.double())
+    bounded = terms("adaptive_entropy_bonus", on=batch(entropies=(0.1,) * 9), step=1e-3, highest=0.005).entropy
+    assert torch.allclose(bounded, 0.005 * MASK.double())
 
 
 def test_random_subsets_are_uniform():
@@ -256,6 +397,9 @@ REQUIRED = {
     "clip_b": {"mu": 1.0},
     "clip_v": {"mu": 1.0},
     "matched_mask": {"like": "clip_b", "mu": 1.0, "choice": "random"},
+    "masked_share": {"statistic": "A D", "share": 0.5},
+    "reference_kl": {"coefficient": 0.1},
+    "sign_weights": {"strength": 0.5},
     "intervention": {"action": "remove", "advantage": "negative", "statistic": "S", "sign": "below"},
 }
 
@@ -263,23 +407,29 @@ REQUIRED = {
 @pytest.mark.parametrize("name", RULES)
 def test_every_rule_is_pure_finite_and_ignores_what_lies_behind_the_end(name):
     before = torch.random.get_rng_state()
-    result = terms(name, **REQUIRED.get(name, {}))
+    on = replace(BATCH, reference=P.log() + 0.1)
+    result = terms(name, on=on, **REQUIRED.get(name, {}))
     assert isinstance(result, Terms) and all(t.shape == MASK.shape and t.dtype == A.dtype for t in result)
-    assert all(torch.equal(a, b) for a, b in zip(result, terms(name, **REQUIRED.get(name, {}))))
+    assert all(torch.equal(a, b) for a, b in zip(result, terms(name, on=on, **REQUIRED.get(name, {}))))
     assert torch.equal(before, torch.random.get_rng_state())
     changed = TokenStatistics(*(value.where(MASK, 0.123) for value in BATCH.statistics[:4]))
-    other = TokenBatch(changed, BATCH.old, A.where(MASK, -5.0), REWARDS, MASK, BATCH.groups)
+    other = TokenBatch(
+        changed, BATCH.old, A.where(MASK, -5.0), REWARDS, MASK, BATCH.groups, reference=on.reference.where(MASK, 9.0)
+    )
     again = terms(name, on=other, **REQUIRED.get(name, {}))
     for ours, theirs in zip(result, again):
         assert torch.allclose(ours.where(MASK, 0.0), theirs.where(MASK, 0.0)) and ours[MASK].isfinite().all()
     assert RULES[name].__doc__
 
 
-@pytest.mark.parametrize("name", ["grpo", "clip_cov", "kl_cov", "ce_gppo", "gspo", "entropy_ratio_clipping"])
+@pytest.mark.parametrize(
+    "name", ["grpo", "clip_cov", "kl_cov", "ce_gppo", "gspo", "entropy_ratio_clipping", "cispo", "sapo", "gmpo", "aspo"]
+)
 def test_ratio_rules_do_nothing_on_a_fresh_batch(name):
     fresh = TokenBatch(FRESH.statistics, FRESH.statistics, A, REWARDS, MASK, FRESH.groups)
     options = {"low": 50.0, "high": 60.0} if name == "clip_cov" else {}
-    assert torch.equal(weights(name, on=fresh, **options), MASK.double())
+    kept = weights(name, on=fresh, **options)
+    assert torch.allclose(kept[:2], MASK.double()[:2]) and torch.isin(kept[2], torch.tensor([0.0, 1.0])).all()  # A = 0
 
 
 def test_the_module_lists_all_its_rules():

@@ -22,6 +22,8 @@ from companion.laboratory import tasks
 from companion.laboratory.policies import WarmStart, build_policy, character_tokenizer
 from companion.language_models.paper_scale import leave
 from entropy_dynamics import clipping
+from entropy_dynamics.control import TargetEntropy
+from entropy_dynamics.methods import largest
 from entropy_dynamics.token_statistics import token_statistics
 from entropy_dynamics.trl import (
     EntropyClippingGRPOConfig,
@@ -79,7 +81,7 @@ def policy():
     return model
 
 
-def trained(trainer, config, folder, model=policy, **settings):
+def trained(trainer, config, folder, model=policy, resume_from_checkpoint=None, **settings):
     torch.manual_seed(0)
     trainer = trainer(
         model=model(),
@@ -88,7 +90,7 @@ def trained(trainer, config, folder, model=policy, **settings):
         train_dataset=dataset(),
         processing_class=character_tokenizer(),
     )
-    trainer.train()
+    trainer.train(resume_from_checkpoint=resume_from_checkpoint)
     return trainer
 
 
@@ -162,6 +164,56 @@ def test_what_is_masked_changes_the_weights_and_is_logged(tmp_path):
     assert logs["predicted_change"] > logs["predicted_change_unmasked"]  # the masked tokens lower entropy
     first = untouched.state.log_history[0]
     assert first["entropy_clipping/predicted_change"] == first["entropy_clipping/predicted_change_unmasked"]
+
+
+@pytest.mark.parametrize("method", ["clip_b", "clip_v"])
+def test_a_target_masks_a_share_of_the_penalised_tokens_in_the_methods_order(tmp_path, method):
+    settings = {"entropy_clipping": method, "entropy_target": 2.5, "entropy_effect": 0.1, "entropy_horizon": 30.0}
+    trainer = trained(Watched, EntropyClippingGRPOConfig, tmp_path, **settings)
+    controller = TargetEntropy(2.5, len(tasks.ALPHABET), 0.1, 30.0)
+    assert len(trainer.seen) == 2
+    for (state, output), log in zip(trainer.seen, trainer.state.log_history):
+        model = policy()
+        model.load_state_dict(state)
+        tokens, mask = output["completion_ids"], output["completion_mask"].bool()
+        ids = torch.cat([output["prompt_ids"], tokens], 1)
+        attention = torch.cat([output["prompt_mask"], output["completion_mask"]], 1)
+        with torch.no_grad():
+            logits = model(ids, attention_mask=attention).logits[:, -tokens.shape[1] - 1 : -1]
+        statistics = token_statistics(logits, tokens, temperature=0.9)
+        share = controller.update(statistics.entropy[mask].mean().item())
+        assert 0.05 < share < 0.95
+        assert log["entropy_clipping/share"] == pytest.approx(share, rel=1e-4)
+        penalised = mask & (output["advantages"].unsqueeze(1) < 0)
+        values = statistics.discriminator if method == "clip_b" else statistics.centred
+        chosen = largest(-values, penalised, round(log["entropy_clipping/share"] * int(penalised.sum())))
+        assert torch.equal(output["kept"], mask & ~chosen) and chosen.any()
+
+
+def test_the_controller_goes_on_from_a_checkpoint(tmp_path):
+    settings = {"entropy_clipping": "clip_v", "entropy_target": 2.8, "max_steps": 4}
+    settings |= {"save_strategy": "steps", "save_steps": 2, "entropy_effect": 1.0}
+    straight = trained(EntropyClippingGRPOTrainer, EntropyClippingGRPOConfig, tmp_path, **settings)
+    resumed = trained(
+        EntropyClippingGRPOTrainer,
+        EntropyClippingGRPOConfig,
+        tmp_path,
+        resume_from_checkpoint=str(tmp_path / "checkpoint-2"),
+        **settings,
+    )
+    shares = [
+        [row["entropy_clipping/share"] for row in trainer.state.log_history if "entropy_clipping/share" in row]
+        for trainer in (straight, resumed)
+    ]
+    assert shares[0] == shares[1] and len(set(shares[0])) == 4
+    assert straight._controller() == resumed._controller() and straight._controller().integral > 0
+    assert torch.equal(weights(straight), weights(resumed))
+
+
+def test_a_target_above_the_largest_entropy_is_refused(tmp_path):
+    settings = {"entropy_clipping": "clip_v", "entropy_target": 3.0}
+    with pytest.raises(ValueError, match=r"target is 3\.0, expected above 0 and at most log 17 = 2\.833"):
+        trained(EntropyClippingGRPOTrainer, EntropyClippingGRPOConfig, tmp_path, **settings)
 
 
 def test_the_control_masks_as_many_of_each_sign(tmp_path):
@@ -443,41 +495,56 @@ def test_the_readme_snippet_runs(tmp_path):
     assert names["trainer"].state.global_step == 2 and names["trainer"].args.entropy_clipping == "clip_b"
 
 
-def _train_in_process(folder):
+OF_PROCESSES = {
+    "threshold": {"mu": 0.8},
+    "target": {"entropy_target": 2.5, "entropy_effect": 0.1, "entropy_horizon": 30.0},
+}
+
+
+def _train_in_process(folder, case):
     """What each of two processes does that torchrun starts with this file as their program."""
     torch.set_num_threads(1)
-    trainer = trained(Watched, EntropyClippingGRPOConfig, folder, entropy_clipping="clip_b", mu=0.8, max_steps=1)
+    settings = {"entropy_clipping": "clip_b", "max_steps": 1} | OF_PROCESSES[case]
+    trainer = trained(Watched, EntropyClippingGRPOConfig, folder, **settings)
     assert trainer.accelerator.num_processes == 2
     rank = trainer.accelerator.process_index
     ((_, output),) = trainer.seen
     names = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "advantages", "kept")
     save_file({name: output[name].contiguous() for name in names}, f"{folder}/{rank}.safetensors")
-    log = trainer.state.log_history[0]
-    save_file({"mean_s": torch.tensor(log["entropy_clipping/mean_s"])}, f"{folder}/log{rank}.safetensors")
+    log = {name: trainer.state.log_history[0].get(f"entropy_clipping/{name}", 0.0) for name in ("mean_s", "share")}
+    log = {name: torch.tensor(value, dtype=torch.float64) for name, value in log.items()}
+    save_file(log, f"{folder}/log{rank}.safetensors")
     leave(trainer.accelerator)
 
 
-def test_two_processes_train_on_the_masks_of_the_whole_batch(tmp_path):
+@pytest.mark.parametrize("case", OF_PROCESSES)
+def test_two_processes_train_on_the_masks_of_the_whole_batch(tmp_path, case):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run([*command, __file__, str(tmp_path)], capture_output=True, text=True, timeout=200)
+    done = subprocess.run([*command, __file__, str(tmp_path), case], capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr[-3000:]
     parts = [load_file(tmp_path / f"{rank}.safetensors") for rank in range(2)]
-    model, values, advantages, kept = policy(), [], [], []
+    model, values, entropies, advantages, kept = policy(), [], [], [], []
     for part in parts:
         tokens, mask = part["completion_ids"], part["completion_mask"].bool()
         ids = torch.cat([part["prompt_ids"], tokens], 1)
         attention = torch.cat([part["prompt_mask"], part["completion_mask"]], 1)
         with torch.no_grad():
             logits = model(ids, attention_mask=attention).logits[:, -tokens.shape[1] - 1 : -1]
-        values.append(token_statistics(logits, tokens, temperature=0.9).discriminator[mask])
+        statistics = token_statistics(logits, tokens, temperature=0.9)
+        values.append(statistics.discriminator[mask])
+        entropies.append(statistics.entropy[mask])
         advantages.append(part["advantages"].unsqueeze(1).expand(mask.shape)[mask])
         kept.append(part["kept"][mask])
-    s, a = torch.cat(values).double(), torch.cat(advantages)
-    logged = {load_file(tmp_path / f"log{rank}.safetensors")["mean_s"].item() for rank in range(2)}
-    assert len(logged) == 1 and logged.pop() == pytest.approx(s.mean().item(), rel=1e-5)
-    far_below = s - s.mean() < -0.8 * s.std(correction=0)
-    assert torch.equal(torch.cat(kept), ~(far_below & (a < 0))) and not torch.cat(kept).all()
+    s, a, kept = torch.cat(values).double(), torch.cat(advantages), torch.cat(kept)
+    logs = [load_file(tmp_path / f"log{rank}.safetensors") for rank in range(2)]
+    assert logs[0] == logs[1] and logs[0]["mean_s"].item() == pytest.approx(s.mean().item(), rel=1e-5)
+    masked = (s - s.mean() < -0.8 * s.std(correction=0)) & (a < 0)
+    if case == "target":
+        share = TargetEntropy(2.5, len(tasks.ALPHABET), 0.1, 30.0).update(torch.cat(entropies).double().mean().item())
+        assert logs[0]["share"].item() == pytest.approx(share, rel=1e-4)
+        masked = largest(-s, a < 0, round(share * int((a < 0).sum())))
+    assert torch.equal(kept, ~masked) and masked.any()
 
 
 if __name__ == "__main__":
-    _train_in_process(sys.argv[1])
+    _train_in_process(*sys.argv[1:])

@@ -179,12 +179,12 @@ def _take_apart(
 def _unseen(config: Anatomy, trainer: Trainer, generator: torch.Generator) -> Rollout:
     """Responses of the policy to validation problems."""
     size = config.experiment.size
-    problems = tasks.split(size).validation[: config.experiment.prompts]
+    problems = tasks.split(size, config.experiment.start.task).test[: config.experiment.prompts]
     return sample(
         trainer.policy,
         torch.tensor([tasks.encode(problem.prompt) for problem in problems]),
         group_size=config.experiment.group_size,
-        max_tokens=tasks.response_length(size),
+        max_tokens=tasks.response_length(size, config.experiment.start.task),
         end=tasks.END,
         temperature=config.experiment.temperature,
         generator=generator,

@@ -13,8 +13,18 @@ from companion.laboratory import tasks, updates
 from companion.laboratory.ledger import entropy_ledger
 from companion.laboratory.policies import WarmStart, load_policy
 from companion.laboratory.quantities import quantities_of, rounded
-from companion.laboratory.rollout import Rollout, sample
+from companion.laboratory.rollout import Rollout, response_logits, sample
 from companion.record import Record
+
+
+class Variant(BaseModel):
+    """Another policy that a run's weights make, or another temperature to sample it at: what costs no training."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    temperature: float = Field(default=1.0, gt=0)
+    start_share: float = Field(default=0.0, ge=0, le=1, description="of the start's weights in their average with it")
+    averaged: int = Field(default=1, ge=1, description="policies of the last evaluations whose weights are averaged")
 
 
 class Experiment(BaseModel):
@@ -24,7 +34,7 @@ class Experiment(BaseModel):
 
     start: WarmStart = WarmStart()
     seed: int = Field(default=0, ge=0, description="of problems, responses and random rules")
-    size: int = Field(default=3, ge=2, le=4, description="numbers in a training problem")
+    size: int = Field(default=3, ge=1, description="of the training problems, such as how many numbers they have")
     steps: int = Field(default=120, ge=0, description="batches of rollouts; 0 only evaluates the start")
     prompts: int = Field(default=64, ge=1, description="problems in a batch")
     group_size: int = Field(default=8, ge=1, description="responses to each problem")
@@ -37,12 +47,17 @@ class Experiment(BaseModel):
     evaluation_sizes: tuple[int, ...] = Field(default=(3,), min_length=1, description="of the test problems at the end")
     evaluation_temperatures: tuple[float, ...] = Field(default=(1.0,), min_length=1, description="at the end")
     evaluate_every: int = Field(
-        default=0, ge=0, description="steps between evaluations at the first size and temperature; 0 is none"
+        default=0, ge=0, description="steps between evaluations of all sizes at the first temperature; 0 is none"
     )
+    problems: Literal["validation", "test"] = Field(default="validation", description="held out, of the evaluations")
+    kl_from_start: bool = Field(default=False, description="whether evaluations measure it")
+    variants: tuple[Variant, ...] = Field(default=(), description="evaluated beside the policy, at the last steps")
+    variants_at: int = Field(default=4, ge=1, description="how many of the last evaluations have the variants, too")
+    plan: str | None = Field(default=None, description="checksum of the plan that the run was laid down in")
 
     @model_validator(mode="after")
     def _fits_its_problems(self) -> "Experiment":
-        available = len(tasks.split(self.size).training)
+        available = len(tasks.split(self.size, self.start.task).training)
         if self.prompts > available:
             raise ValueError(f"prompts is {self.prompts}, expected at most {available}, the training problems")
         return self
@@ -60,6 +75,8 @@ class Trainer:
         self._choose = random.Random(config.seed)
         self._sampling, self.rule_generator = (torch.Generator().manual_seed(2 * config.seed + i) for i in range(2))
         self.entropies: tuple[float, ...] = ()
+        self.start = load_policy(config.start, weights) if _needs_start(config) else None
+        self.controller = config.step.control and config.step.control.controller(len(tasks.ALPHABET))
 
     def state(self) -> dict[str, Tensor]:
         """All that the rest of the run depends on, as tensors by name; `restore` takes it."""
@@ -72,10 +89,14 @@ class Trainer:
             "sampling": self._sampling.get_state(),
             "rule": self.rule_generator.get_state(),
             "entropies": torch.tensor(self.entropies, dtype=torch.float64),
+            **{f"controller.{name}": torch.tensor(x, dtype=torch.float64) for name, x in self._of_controller().items()},
         }
 
+    def _of_controller(self) -> dict[str, float]:
+        return self.controller.state_dict() if self.controller else {}
+
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Go on from where another trainer's `state` was taken; the config may name another rule."""
+        """Go on from where another trainer's `state` was taken; the config may name another rule or a controller."""
         self.policy.load_state_dict(
             {name.removeprefix("policy."): x for name, x in tensors.items() if name.startswith("policy.")}
         )
@@ -90,16 +111,23 @@ class Trainer:
         self._sampling.set_state(tensors["sampling"])
         self.rule_generator.set_state(tensors["rule"])
         self.entropies = tuple(tensors["entropies"].tolist())
+        if self.controller:
+            state = {name: tensors.get(f"controller.{name}", x) for name, x in self.controller.state_dict().items()}
+            self.controller.load_state_dict(state)
 
     def rollout(self) -> tuple[list[tasks.Problem], Rollout, Tensor]:
         """The next batch: its problems, responses and rewards (P, G)."""
-        training = tasks.split(self.config.size).training
+        training = tasks.split(self.config.size, self.config.start.task).training
         problems = [training[i] for i in self._choose.sample(range(len(training)), self.config.prompts)]
-        rollout = _rollout(self.policy, problems, self.config.group_size, self.config.temperature, self._sampling)
+        length = tasks.response_length(self.config.size, self.config.start.task)
+        rollout = _rollout(
+            self.policy, problems, self.config.group_size, self.config.temperature, self._sampling, length
+        )
         return problems, rollout, _rewards(problems, rollout)
 
     def update(self, rollout: Rollout, rewards: Tensor) -> list[updates.UpdateReport]:
         """Update the policy on the batch."""
+        reference = _log_probs(self.start, rollout) if self.config.step.rule.name == "reference_kl" else None
         reports = updates.update(
             self.policy,
             self.optimizer,
@@ -108,6 +136,8 @@ class Trainer:
             self.config.step,
             self.rule_generator,
             entropies=self.entropies,
+            reference=reference,
+            controller=self.controller,
         )
         self.entropies = reports[0].batch.entropies
         return reports
@@ -121,21 +151,50 @@ def run(config: Experiment, weights: dict[str, Tensor]) -> Record:
         (see `evaluate`), the last ones of the final policy. Its tensors are the final weights.
     """
     trainer = Trainer(config, weights)
-    rows, evaluations = [], []
-    first = (config.evaluation_sizes[0], config.evaluation_temperatures[0])
-    for number in range(config.steps):
-        if config.evaluate_every and number % config.evaluate_every == 0:
-            evaluations.append(evaluate(trainer.policy, number, *first, config.evaluation_samples, config.seed))
-        ledger = config.ledger_every > 0 and number % config.ledger_every == 0
-        rows.append(train_on_batch(trainer, ledger=ledger))
-    evaluations += [
-        evaluate(trainer.policy, config.steps, size, temperature, config.evaluation_samples, config.seed)
-        for size in config.evaluation_sizes
-        for temperature in config.evaluation_temperatures
-    ]
+    evaluations, kept = [], []
+    rows: list[dict[str, float | None]] = []
+    evaluated = [*(range(0, config.steps, config.evaluate_every) if config.evaluate_every else ()), config.steps]
+    for number in range(config.steps + 1):
+        if number in evaluated:
+            kept.append({name: weight.detach().clone() for name, weight in trainer.policy.state_dict().items()})
+            last, variants = number == config.steps, number in evaluated[-config.variants_at :]
+            evaluations += _evaluations(trainer, number, kept, weights, last=last, variants=variants)
+        if number < config.steps:
+            ledger = config.ledger_every > 0 and number % config.ledger_every == 0
+            rows.append(train_on_batch(trainer, ledger=ledger))
     series = {name: [row[name] for row in rows] for name in (rows[0] if rows else ())}
-    document = {"series": series, "evaluations": evaluations}
-    return Record(document, {name: weight.detach().clone() for name, weight in trainer.policy.state_dict().items()})
+    return Record({"series": series, "evaluations": evaluations}, kept[-1])
+
+
+def _evaluations(
+    trainer: Trainer,
+    step: int,
+    kept: Sequence[dict[str, Tensor]],
+    start: dict[str, Tensor],
+    *,
+    last: bool,
+    variants: bool,
+) -> list[dict]:
+    """The policy's on every size, at every temperature if they are the last ones, and those of its variants."""
+    config, found = trainer.config, []
+    common = {"samples": config.evaluation_samples, "seed": config.seed}
+    common |= {"task": config.start.task, "problems": config.problems}
+    for size in config.evaluation_sizes:
+        for temperature in config.evaluation_temperatures if last else config.evaluation_temperatures[:1]:
+            reference = trainer.start if config.kl_from_start else None
+            found.append(evaluate(trainer.policy, step, size, temperature, reference=reference, **common))
+    for variant in config.variants if variants else ():
+        policy = load_policy(config.start, _averaged(kept[-variant.averaged :], start, variant.start_share))
+        for size in config.evaluation_sizes:
+            found.append(evaluate(policy, step, size, variant.temperature, **common))
+            found[-1] |= {"start_share": variant.start_share, "averaged": variant.averaged}
+    return found
+
+
+def _averaged(weights: Sequence[dict[str, Tensor]], start: dict[str, Tensor], start_share: float) -> dict[str, Tensor]:
+    """The mean of some policies' weights, and `start_share` of the start's."""
+    means = {name: torch.stack([some[name] for some in weights]).mean(0) for name in start}
+    return {name: torch.lerp(mean, start[name], start_share) for name, mean in means.items()}
 
 
 def train_on_batch(trainer: Trainer, *, ledger: bool) -> dict[str, float | None]:
@@ -147,49 +206,79 @@ def train_on_batch(trainer: Trainer, *, ledger: bool) -> dict[str, float | None]
             reports = trainer.update(rollout, rewards)
     else:
         reports = trainer.update(rollout, rewards)
-    row = quantities_of(rollout, rewards, reports, trainer.config.learning_rate)
+    row = quantities_of(rollout, rewards, reports, trainer.config.learning_rate, trainer.config.step.parts)
+    if control := trainer.config.step.control:
+        row["strength"] = reports[0].rule.options[control.option]
     row["ledger_parameters"] = entry and entry.parameters
     row["ledger_measured"] = entry and entry.measured
     return {name: rounded(value) for name, value in row.items()}
 
 
-def evaluate(policy: PreTrainedModel, step: int, size: int, temperature: float, samples: int, seed: int) -> dict:
-    """Sample `samples` responses to each test problem of a size after `step` steps.
+def evaluate(
+    policy: PreTrainedModel,
+    step: int,
+    size: int,
+    temperature: float,
+    samples: int,
+    seed: int,
+    *,
+    task: str = "countdown",
+    problems: Literal["validation", "test"] = "validation",
+    reference: PreTrainedModel | None = None,
+) -> dict:
+    """Sample `samples` responses to each held-out problem of a size after `step` steps.
 
     Returns:
         step, size, temperature, samples; of each problem `correct` (right responses) and `distinct` (different right
-        expressions); `entropy`, the mean of -log p over all sampled tokens, which estimates the mean entropy in nats.
+        expressions); `entropy`, the mean of -log p over all sampled tokens, which estimates the mean entropy in nats;
+        and, with a `reference`, `kl`, the mean of log p - log p_reference, which estimates KL(policy || reference) a
+        token.
     """
     generator = torch.Generator().manual_seed(10**6 + seed)
-    problems = tasks.split(size).test
-    correct, distinct, log_probs = [], [], []
-    for start in range(0, len(problems), 32):
-        some = problems[start : start + 32]
-        rollout = _rollout(policy, some, samples, temperature, generator)
+    held_out = getattr(tasks.split(size, task), problems)
+    correct, distinct, log_probs, references = [], [], [], []
+    for start in range(0, len(held_out), 32):
+        some = held_out[start : start + 32]
+        rollout = _rollout(policy, some, samples, temperature, generator, tasks.response_length(size, task))
         rewards = _rewards(some, rollout)
         correct += rewards.sum(-1).int().tolist()
         texts = [tasks.decode(row) for row in rollout.tokens.tolist()]
         groups = zip(*[iter(zip(texts, rewards.flatten().tolist()))] * samples)
         distinct += [len({text for text, reward in group if reward}) for group in groups]
         log_probs.append(rollout.log_prob[rollout.mask])
-    return {
+        if reference is not None:
+            references.append(_log_probs(reference, rollout)[rollout.mask])
+    log_prob = torch.cat(log_probs)
+    found = {
         "step": step,
         "size": size,
         "temperature": temperature,
         "samples": samples,
         "correct": correct,
         "distinct": distinct,
-        "entropy": rounded(-torch.cat(log_probs).mean().item()),
+        "entropy": rounded(-log_prob.mean().item()),
     }
+    return found | ({"kl": rounded((log_prob - torch.cat(references)).mean().item())} if references else {})
 
 
-def _rollout(policy, problems, group_size, temperature, generator) -> Rollout:
+def _needs_start(config: Experiment) -> bool:
+    return config.kl_from_start or config.step.rule.name == "reference_kl"
+
+
+@torch.no_grad()
+def _log_probs(policy: PreTrainedModel, rollout: Rollout) -> Tensor:
+    """(N, T): log-probabilities of the rollout's tokens under another policy, at the rollout's temperature."""
+    logits = response_logits(policy, rollout.prompts, rollout.tokens) / rollout.temperature
+    return logits.log_softmax(-1).gather(-1, rollout.tokens.unsqueeze(-1)).squeeze(-1)
+
+
+def _rollout(policy, problems, group_size, temperature, generator, response_length) -> Rollout:
     prompts = torch.tensor([tasks.encode(problem.prompt) for problem in problems])
     return sample(
         policy,
         prompts,
         group_size=group_size,
-        max_tokens=tasks.response_length(len(problems[0].numbers)),
+        max_tokens=response_length,
         end=tasks.END,
         temperature=temperature,
         generator=generator,

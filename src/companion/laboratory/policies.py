@@ -1,10 +1,10 @@
 """The small policy: a Llama of about 0.36 M parameters, and its warm start on noisy demonstrations."""
 
 import random
-from typing import Annotated
+from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from tokenizers import Regex, Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Split
@@ -21,17 +21,22 @@ class WarmStart(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    sizes: tuple[Annotated[int, Field(ge=2, le=4)], ...] = Field(
-        default=(3, 4), min_length=1, description="numbers in a problem, one drawn a step"
-    )
+    task: Literal["countdown", "walks"] = "countdown"
+    sizes: tuple[int, ...] = Field(default=(3, 4), min_length=1, description="of the problems, one drawn a step")
     seed: int = Field(default=0, ge=0)
     steps: int = Field(default=900, ge=0)
     prompts: int = Field(default=64, ge=1, description="problems in a step")
     demonstrations: int = Field(default=4, ge=1, description="demonstrations of each problem in a step")
     learning_rate: float = Field(default=3e-3, gt=0)
-    noise: float = Field(default=0.35, ge=0, le=1, description="share of demonstrations that are random expressions")
+    noise: float = Field(default=0.35, ge=0, le=1, description="share of demonstrations that are drawn at random")
     width: int = Field(default=96, ge=8)
     layers: int = Field(default=3, ge=1)
+
+    @model_validator(mode="after")
+    def _sizes_are_the_tasks(self) -> "WarmStart":
+        if not set(self.sizes) <= set(tasks.TASKS[self.task].SIZES):
+            raise ValueError(f"sizes are {self.sizes}, expected some of {tasks.TASKS[self.task].SIZES} for {self.task}")
+        return self
 
 
 def build_policy(config: WarmStart) -> LlamaForCausalLM:
@@ -83,10 +88,10 @@ def warm_start(config: WarmStart) -> Record:
     losses = []
     for _ in range(config.steps):
         size = rng.choice(config.sizes)
-        solutions = tasks.solutions(size)
-        chosen = rng.choices(tasks.split(size).training, k=config.prompts)
+        solutions = tasks.solutions(size, config.task)
+        chosen = rng.choices(tasks.split(size, config.task).training, k=config.prompts)
         demonstrations = [
-            tasks.random_expression(problem, rng) if rng.random() < config.noise else rng.choice(solutions[problem])
+            problem.random_response(rng) if rng.random() < config.noise else rng.choice(solutions[problem])
             for problem in chosen
             for _ in range(config.demonstrations)
         ]

@@ -1,5 +1,7 @@
 """What is recorded of a batch: one value a quantity, from the rollout and the updates on it."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -11,26 +13,37 @@ from entropy_dynamics.methods import is_clipped
 
 
 def quantities_of(
-    rollout: Rollout, rewards: Tensor, reports: list[UpdateReport], learning_rate: float
+    rollout: Rollout, rewards: Tensor, reports: list[UpdateReport], learning_rate: float, parts: int = 1
 ) -> dict[str, float | int | None]:
-    """One value a quantity; statistics of the policy are those before the first update, on the sampled tokens."""
-    mask = rollout.mask
-    first = reports[0]
-    a = first.batch.advantages[mask]
-    s, d, h = (getattr(first.batch.statistics, name)[mask] for name in ("discriminator", "centred", "entropy"))
-    predicted = [predicted_change(r.batch, r.terms, r.logits, rollout.temperature)[mask].mean() for r in reports]
-    r = torch.stack([report.batch.ratio[mask] for report in reports])
-    clipped = is_clipped(r, a)
-    pushed = torch.stack([(r.terms.of_log_prob(r.batch) != 0) | (r.terms.entropy != 0) for r in reports])[:, mask]
-    variance = centred_variance(first.logits[mask].double() / rollout.temperature)
-    positive, negative = a > 0, a < 0
+    """One value a quantity; statistics of the policy are those before the first update, on the sampled tokens.
+
+    `reports` are of updates on `parts` parts of the batch in turn.
+    """
+    whole = reports[:parts]
+
+    def when_sampled(name: str) -> Tensor:
+        return torch.cat([getattr(report.batch.old, name)[report.batch.mask] for report in whole])
+
+    def of_updates(values: Callable[[UpdateReport], Tensor]) -> Tensor:
+        return torch.cat([values(report)[report.batch.mask] for report in reports])
+
+    s, d, h = (when_sampled(name) for name in ("discriminator", "centred", "entropy"))
+    a = torch.cat([report.batch.advantages[report.batch.mask] for report in whole])
+    predicted = [
+        predicted_change(r.batch, r.terms, r.logits, rollout.temperature)[r.batch.mask].mean() for r in reports
+    ]
+    r, of_a = of_updates(lambda report: report.batch.ratio), of_updates(lambda report: report.batch.advantages)
+    clipped = is_clipped(r, of_a)
+    pushed = of_updates(lambda r: (r.terms.of_log_prob(r.batch) != 0) | (r.terms.entropy != 0))
+    variance = centred_variance(rollout.logits[rollout.mask].double() / rollout.temperature)
+    positive, negative = of_a > 0, of_a < 0
 
     def share(what: Tensor, where: Tensor) -> float | None:
-        return what[:, where].float().mean().item() if where.any() else None
+        return what[where].float().mean().item() if where.any() else None
 
     return {
         "reward": rewards.mean().item(),
-        "tokens": int(mask.sum()),
+        "tokens": len(a),
         "entropy": h.mean().item(),
         "mean_s": s.mean().item(),
         "mean_d": d.mean().item(),

@@ -29,6 +29,12 @@ class Rollout:
     def group_size(self) -> int:
         return len(self.tokens) // len(self.prompts)
 
+    def part(self, prompts: slice) -> "Rollout":
+        """The responses to some of the prompts; the slice has a start and a stop."""
+        rows = slice(prompts.start * self.group_size, prompts.stop * self.group_size)
+        of_rows = (x[rows] for x in (self.tokens, self.mask, self.log_prob, self.logits))
+        return Rollout(self.prompts[prompts], *of_rows, self.temperature)
+
 
 @torch.no_grad()
 def sample(

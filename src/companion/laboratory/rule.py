@@ -31,3 +31,9 @@ class Rule(BaseModel):
     def __call__(self, batch: TokenBatch, generator: torch.Generator) -> Terms:
         result = RULES[self.name](batch, generator, **self.options)
         return result if isinstance(result, Terms) else as_terms(batch, result)
+
+    def with_option(self, name: str, value: float) -> "Rule":
+        """The rule with another value of an option that it has."""
+        if name not in self.options:
+            raise ValueError(f"the rule {self.name} has no option {name!r}; it has {', '.join(self.options)}")
+        return self.model_copy(update={"options": self.options | {name: value}})

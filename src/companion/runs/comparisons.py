@@ -12,7 +12,9 @@ from companion.laboratory.updates import StepConfig
 from companion.language_models.language_model import COMMITTED, SMOLLM2, Responses
 from companion.language_models.language_model_anatomy import LanguageModelAnatomy, batches_of
 from companion.provenance import ROOT
+from companion.runs import fair
 from companion.runs.names import WARM_START, Catalogue, Runs, start_of, warm_starts
+from companion.runs.plan import choices
 from companion.runs.records import Config, Run, run_all
 from companion.runs.store import Store
 
@@ -232,6 +234,7 @@ def with_rule(base: Experiment, rule: Rule) -> Experiment:
 def released() -> Iterator[Runs]:
     """Every run that the notebooks look at, comparison by comparison; the first one gives a run its name."""
     trained = [results(), methods(), sweeps(), along_the_way(), plain(), interventions(), ledgers()]
+    trained += fair.stages(choices())
     others = [probes(), anatomies(), language_model_anatomy(Responses.read(ROOT / COMMITTED))]
     yield warm_starts(config for runs in [*trained, *others] for config in runs.values())
     yield from (before(results(arms=["GRPO"])), before(plain()), *trained, *others)

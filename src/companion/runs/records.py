@@ -23,6 +23,7 @@ from companion.language_models.language_model_anatomy import LanguageModelAnatom
 from companion.processes import end_with_parent
 from companion.provenance import provenance
 from companion.record import Record, checksum
+from companion.runs.plan import require_committed
 from companion.runs.store import Store
 
 LIBRARIES = ("torch", "transformers", "numpy")  # whose versions can change a number
@@ -80,6 +81,8 @@ def compute(config: Config, start: Record | None) -> Record:
         return warm_start(config)
     if isinstance(config, LanguageModelAnatomy):
         return run_language_model_anatomy(config)
+    if isinstance(config, Experiment) and config.problems == "test":
+        require_committed()
     return {Experiment: run, Probe: run_probe, Anatomy: run_anatomy}[type(config)](config, start.tensors)
 
 

@@ -5,10 +5,10 @@ import torch
 from pydantic import ValidationError
 
 from companion.laboratory import experiment
-from companion.laboratory.experiment import Experiment, Trainer, run, train_on_batch
-from companion.laboratory.policies import WarmStart, build_policy
+from companion.laboratory.experiment import Experiment, Trainer, Variant, run, train_on_batch
+from companion.laboratory.policies import WarmStart, build_policy, load_policy
 from companion.laboratory.rule import Rule
-from companion.laboratory.updates import StepConfig
+from companion.laboratory.updates import Control, StepConfig
 from companion.record import canonical
 from entropy_dynamics.methods import RULES
 
@@ -51,16 +51,83 @@ def test_evaluations_on_the_way_do_not_touch_the_training(weights):
     settings = {"evaluate_every": 2, "evaluation_sizes": (3, 4), "evaluation_temperatures": (1.0, 0.5)}
     often = run(TINY.model_copy(update=settings), weights)
     places = [(e["step"], e["size"], e["temperature"]) for e in often.document["evaluations"]]
-    assert places == [(0, 3, 1.0), (2, 3, 1.0), (3, 3, 1.0), (3, 3, 0.5), (3, 4, 1.0), (3, 4, 0.5)]
+    on_the_way = [(step, size, 1.0) for step in (0, 2) for size in (3, 4)]
+    assert places == [*on_the_way, (3, 3, 1.0), (3, 3, 0.5), (3, 4, 1.0), (3, 4, 0.5)]
     once = run(TINY, weights)
     assert all(torch.equal(often.tensors[name], once.tensors[name]) for name in once.tensors)
-    assert often.document["evaluations"][2] == once.document["evaluations"][0]
+    assert often.document["evaluations"][4] == once.document["evaluations"][0]
+
+
+def test_validation_and_test_problems_are_evaluated_apart(weights, monkeypatch):
+    monkeypatch.setattr(experiment.tasks, "is_correct", lambda problem, ids: (problem.target + sum(ids)) % 3 == 0)
+    policy = load_policy(START, weights)
+    validation, test = (
+        experiment.evaluate(policy, 0, 3, 1.0, 4, 0, problems=name)["correct"] for name in ("validation", "test")
+    )
+    assert validation != test
+    seen = []
+    for name in ("validation", "test"):
+        problems = getattr(experiment.tasks.split(3), name)
+        rollout = experiment._rollout(policy, problems[:32], 4, 1.0, torch.Generator().manual_seed(10**6), 6)
+        seen.append(experiment._rewards(problems[:32], rollout).sum(-1).int().tolist())
+    assert seen == [validation[:32], test[:32]]
+
+
+def test_the_kl_from_the_start_is_that_of_the_sampled_tokens(weights):
+    other = build_policy(START.model_copy(update={"seed": 1}))
+    start = load_policy(START, weights)
+    found = experiment.evaluate(other, 0, 3, 1.0, 32, 0, reference=start)
+    states = torch.tensor([experiment.tasks.encode(p.prompt) for p in experiment.tasks.split(3).validation])
+    with torch.no_grad():
+        p, q = (model(states).logits[:, -1].log_softmax(-1) for model in (other, start))
+    at_the_first_token = (p.exp() * (p - q)).sum(-1).mean().item()
+    assert found["kl"] == pytest.approx(at_the_first_token, rel=0.5) and found["kl"] > 0.001
+    assert experiment.evaluate(start, 0, 3, 1.0, 2, 0, reference=start)["kl"] == pytest.approx(0, abs=1e-6)
+    assert "kl" not in experiment.evaluate(start, 0, 3, 1.0, 2, 0)
+
+
+def test_variants_are_made_of_the_runs_own_weights(weights):
+    variants = [{"temperature": 0.5}, {"start_share": 1.0}, {"start_share": 0.25}, {"averaged": 2}]
+    settings = {"evaluate_every": 1, "variants": tuple(Variant(**v) for v in variants), "variants_at": 2}
+    config = TINY.model_copy(update=settings)
+    record = run(config, weights)
+    evaluations = record.document["evaluations"]
+    own = [e for e in evaluations if "averaged" not in e]
+    made = [e for e in evaluations if "averaged" in e]
+    assert [e["step"] for e in own] == [0, 1, 2, 3] and [e["step"] for e in made] == [2] * 4 + [3] * 4
+    ends = [run(TINY.model_copy(update={"steps": steps}), weights).tensors for steps in (2, 3)]
+    mixed = {name: 0.75 * x + 0.25 * weights[name] for name, x in ends[1].items()}
+    mean = {name: (x + ends[1][name]) / 2 for name, x in ends[0].items()}
+    expected = [(ends[1], 0.5), (weights, 1.0), (mixed, 1.0), (mean, 1.0)]
+    for found, (tensors, temperature) in zip(made[4:], expected):
+        again = experiment.evaluate(load_policy(START, tensors), 3, 3, temperature, 2, 0)
+        assert {name: found[name] for name in again} == again
+    places = [(e["temperature"], e["start_share"], e["averaged"]) for e in made[4:]]
+    assert places == [(0.5, 0.0, 1), (1.0, 1.0, 1), (1.0, 0.25, 1), (1.0, 0.0, 2)]
+    plain = run(TINY, weights)
+    assert all(torch.equal(record.tensors[name], plain.tensors[name]) for name in plain.tensors)
+
+
+def test_a_run_near_its_start_has_the_starts_log_probabilities(weights):
+    rule = Rule(name="reference_kl", options={"coefficient": 0.5})
+    trainer = Trainer(TINY.model_copy(update={"step": StepConfig(rule=rule, updates=2)}), weights)
+    for _ in range(2):
+        _, rollout, rewards = trainer.rollout()
+        reports = trainer.update(rollout, rewards)
+        reference = experiment._log_probs(load_policy(START, weights), rollout)
+        assert all(torch.equal(report.batch.reference, reference) for report in reports)
+        sampled = (rollout.log_prob - reference)[rollout.mask].abs().max()
+        assert (sampled < 1e-4) == (len(trainer.entropies) == 1)
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 def test_a_state_is_all_that_the_rest_of_a_run_depends_on(weights, optimizer):
     rule = Rule(name="matched_mask", options={"like": "clip_b", "mu": 0.5, "choice": "random"})
-    config = TINY.model_copy(update={"optimizer": optimizer, "step": StepConfig(rule=rule, updates=2)})
+    step = StepConfig(rule=rule, updates=2)
+    if optimizer == "sgd":
+        control = Control(option="coefficient", target=2.8, effect=0.1)
+        step = StepConfig(rule=Rule(name="entropy_bonus"), control=control, parts=2)
+    config = TINY.model_copy(update={"optimizer": optimizer, "step": step})
     straight = Trainer(config, weights)
     train_on_batch(straight, ledger=False)
     state = straight.state()

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from companion.laboratory import tasks
+from companion.laboratory import countdown, tasks
 from companion.laboratory.policies import WarmStart, build_policy, load_policy, warm_start
 from companion.laboratory.rollout import response_logits, response_mask, sample
 
@@ -115,4 +115,4 @@ def test_a_warm_start_learns_the_form_of_an_answer():
     config = WarmStart(width=32, layers=1, steps=60, prompts=32)
     policy = load_policy(config, warm_start(config).tensors)
     texts = [tasks.decode(row) for row in draw(policy, temperature=0.5, group_size=20).tokens.tolist()]
-    assert sum(tasks.evaluate(text) is not None for text in texts) > 60  # of 100
+    assert sum(countdown.evaluate(text) is not None for text in texts) > 60  # of 100

@@ -1,133 +1,28 @@
-"""Countdown: generation, splits, encoding, and a scorer that agrees with reasoning-gym's."""
+"""Encoding, splits, and walks."""
 
 import random
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from companion.laboratory import tasks
-from companion.laboratory.tasks import Problem
-from companion.language_models.gym import task_module
+from companion.laboratory import tasks, walks
+from companion.laboratory.walks import Walk
 
-
-@pytest.fixture(scope="module")
-def gym():
-    """reasoning-gym's countdown task."""
-    countdown = task_module("games.countdown")
-    return countdown.CountdownDataset(countdown.CountdownConfig(size=1, seed=0))
+KINDS = [(3, "countdown"), (4, "countdown"), (5, "walks"), (6, "walks")]
 
 
-@pytest.mark.parametrize(
-    ("expression", "value"),
-    [
-        ("3", 3),
-        ("2+3*4", 14),
-        ("2*3-4*5", -14),
-        ("9-8-7", -6),
-        ("12*3", 36),
-        ("", None),
-        ("3+", None),
-        ("-3", None),
-        ("3--4", None),
-        ("3**4", None),
-        ("03+1", None),
-        ("(3)", None),
-        ("3 + 4", None),
-        ("3+4\n", None),
-        ("٣+1", None),
-        ("__import__('os')", None),
-        ("1+1;x", None),
-    ],
-)
-def test_evaluate_by_hand(expression, value):
-    assert tasks.evaluate(expression) == value
-
-
-def test_the_scorer_agrees_with_reasoning_gym_on_ten_thousand_expressions(gym):
-    rng = random.Random(0)
-    right = 0
-    problems = {size: list(tasks.solutions(size).items()) for size in (3, 4)}
-    for _ in range(10_000):
-        problem, solutions = rng.choice(problems[rng.choice((3, 4))])
-        kind = rng.random()
-        if kind < 0.4:
-            expression = rng.choice(solutions)
-        elif kind < 0.7:
-            expression = tasks.random_expression(problem, rng)
-        else:  # other numbers, other lengths
-            numbers = [rng.choice((*problem.numbers, rng.randint(1, 30))) for _ in range(rng.randint(1, 5))]
-            expression = "".join(f"{n}{rng.choice('+-*')}" for n in numbers)[:-1]
-        assert tasks.evaluate(expression) is not None  # only what the grammar has passed reaches the other scorer
-        entry = {"metadata": {"numbers": list(problem.numbers), "target": problem.target}}
-        ours = tasks.is_correct(problem, tasks.encode(expression + "$"))
-        assert ours == (gym.score_answer(expression, entry) == 1.0), (problem, expression)
-        right += ours
-    assert 3500 < right < 6500
-
-
-def test_reasoning_gym_executes_what_it_is_given_and_the_grammar_does_not_let_it_through(gym, tmp_path):
-    attack = f"__import__('pathlib').Path({str(tmp_path / 'owned')!r}).touch()"
-    gym.score_answer(attack, {"metadata": {"numbers": [1], "target": 1}})
-    assert (tmp_path / "owned").exists()
-    assert tasks.evaluate(attack) is None
-
-
-ANSWERS = sorted({answer for answers in tasks.solutions(3).values() for answer in answers})
-
-
-@given(st.sampled_from(sorted(tasks.solutions(3))), st.data())
-def test_the_scorer_accepts_solutions_and_nothing_else(problem, data):
-    right = st.sampled_from(tasks.solutions(3)[problem])
-    text = data.draw(st.one_of(st.text(tasks.ALPHABET, max_size=8), right, st.sampled_from(ANSWERS))) + "$"
-    place, character = data.draw(st.integers(-1, len(text) - 1)), data.draw(st.sampled_from(tasks.ALPHABET))
-    if place >= 0:  # change one character
-        text = text[:place] + character + text[place + 1 :]
-    response, ended, _ = text.partition("$")
-    expected = bool(ended) and response in tasks.solutions(3)[problem]
-    assert tasks.is_correct(problem, tasks.encode(text)) == expected
-
-
-def test_a_response_without_an_end_is_wrong():
-    problem = Problem((1, 2, 3), 6)
-    assert tasks.is_correct(problem, tasks.encode("1+2+3$"))
-    assert tasks.is_correct(problem, tasks.encode("1+2+3$9"))
-    assert not tasks.is_correct(problem, tasks.encode("1+2+3"))
-    assert not tasks.is_correct(problem, tasks.encode("$"))
-    assert not tasks.is_correct(problem, [])
-    assert not tasks.is_correct(problem, tasks.encode("1*2*3*1$"))
-
-
-@pytest.mark.parametrize("size", [2, 3])
-def test_problems_and_solutions_are_complete(size):
-    solutions = tasks.solutions(size)
-    assert len(solutions) > 100
-    for problem, expressions in solutions.items():
-        assert list(problem.numbers) == sorted(problem.numbers) and 1 <= problem.target <= 99
-        assert all(tasks.is_correct(problem, tasks.encode(text + "$")) for text in expressions)
-        assert len(problem.prompt) == tasks.prompt_length(size)
-        assert all(len(text) + 1 == tasks.response_length(size) for text in expressions)
-    rng = random.Random(0)
-    for _ in range(500):  # a random expression with a target in range is among the solutions of its problem
-        expression = tasks.random_expression(rng.choice(list(solutions)), rng)
-        value = tasks.evaluate(expression)
-        if 1 <= value <= 99:
-            numbers = tuple(sorted(int(c) for c in expression if c.isdigit()))
-            assert expression in solutions[Problem(numbers, value)]
-
-
-@pytest.mark.parametrize("size", [3, 4])
-def test_splits_never_overlap_and_leave_nothing_out(size):
-    split = tasks.split(size)
+@pytest.mark.parametrize(("size", "task"), KINDS)
+def test_splits_never_overlap_and_leave_nothing_out(size, task):
+    split = tasks.split(size, task)
     parts = [set(split.training), set(split.validation), set(split.test)]
-    assert sum(map(len, parts)) == len(set().union(*parts)) == len(tasks.solutions(size))
+    assert sum(map(len, parts)) == len(set().union(*parts)) == len(tasks.solutions(size, task))
     assert len(split.test) == len(split.validation) == 128
-    assert tasks.split(size, seed=1).test != split.test
+    assert tasks.split(size, task, seed=1).test != split.test
 
 
 def test_bad_arguments_are_named():
-    with pytest.raises(ValueError, match="size is 5"):
-        tasks.solutions(5)
+    for size, task in ((5, "countdown"), (9, "walks")):
+        with pytest.raises(ValueError, match=f"size is {size}, expected one of .* for {task}"):
+            tasks.solutions(size, task)
     with pytest.raises(ValueError, match="held_out is 100000"):
         tasks.split(3, held_out=100_000)
     with pytest.raises(ValueError, match="no token for"):
@@ -137,3 +32,41 @@ def test_bad_arguments_are_named():
 def test_text_survives_encoding():
     assert tasks.decode(tasks.encode("3*7+4$99")) == "3*7+4"
     assert tasks.decode(tasks.encode("3*7")) == "3*7"
+
+
+@pytest.mark.parametrize(
+    ("moves", "right"),
+    [
+        ("8866", True),  # (0,0) (1,0) (2,0) (2,1) (2,2)
+        ("6688", True),
+        ("8686", False),  # by way of (1, 1)
+        ("886", False),  # too short
+        ("88666", False),
+        ("8266", False),  # back to a cell
+        ("4886", False),  # off the board
+        ("8868", False),  # ends elsewhere
+        ("88 6", False),
+        ("", False),
+    ],
+)
+def test_walks_by_hand(moves, right):
+    problem = Walk((0, 0), (2, 2), (1, 1), 4)
+    assert problem.is_solved_by(moves) == right
+    assert tasks.is_correct(problem, tasks.encode(moves + "$")) == right
+    assert not tasks.is_correct(problem, tasks.encode(moves))
+
+
+@pytest.mark.parametrize("size", [4, 5])
+def test_the_right_walks_are_all_of_them(size):
+    solutions = tasks.solutions(size, "walks")
+    assert len(solutions) > 1000
+    some = random.Random(0).sample(sorted(solutions), 10)
+    for problem in some:
+        tried = ("".join(moves) for moves in walks.product("2468", repeat=size))
+        assert solutions[problem] == tuple(moves for moves in tried if problem.is_solved_by(moves))
+        assert len(problem.prompt) == walks.prompt_length(size) and set(problem.prompt) <= set(tasks.ALPHABET)
+        assert all(len(moves) + 1 == walks.response_length(size) for moves in solutions[problem])
+        assert len({problem.start, problem.goal, problem.blocked}) == 3
+    assert len({problem.prompt for problem in solutions}) == len(solutions)
+    rng = random.Random(0)
+    assert all(set(problem.random_response(rng)) <= set("2468") for problem in some)

@@ -1,0 +1,56 @@
+"""Endpoints of the planned comparison: means over the last evaluations of a run, of its policy or a variant."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from companion.record import Record
+from companion.reports.evaluation import avg_at_k, pass_at_k
+from companion.runs.plan import plan
+
+COLUMNS = ("avg", "pass", "distinct", "entropy", "kl")
+POLICY = {"temperature": 1.0, "start_share": 0.0, "averaged": 1}
+
+
+def points(record: Record) -> pd.DataFrame:
+    """One row an evaluation: step, size, the variant (temperature, start_share, averaged), and `COLUMNS`.
+
+    `avg` is Avg@32, `pass` Pass@32, `distinct` the number of different right answers, means over the problems; entropy
+    and KL from the start in nats a token (NaN where it was not measured).
+    """
+    rows = []
+    for found in record.document["evaluations"]:
+        n, correct = found["samples"], np.array(found["correct"])
+        rows.append(
+            POLICY
+            | {name: found[name] for name in ("step", "size", *POLICY, "entropy", "kl") if name in found}
+            | {"avg": avg_at_k(n, correct).mean(), "pass": pass_at_k(n, correct, min(32, n)).mean()}
+            | {"distinct": np.mean(found["distinct"])}
+        )
+    return pd.DataFrame(rows).reindex(columns=["step", "size", *POLICY, *COLUMNS])
+
+
+def endpoint(record: Record, *, until: int | None = None, **variant: float) -> pd.DataFrame:
+    """Means over the last evaluations up to step `until` (default: the end) of the policy or a variant; by size.
+
+    Raises:
+        ValueError: fewer evaluations than the plan's endpoint has.
+    """
+    table, count = points(record), plan()["common"]["endpoints"]
+    for name, value in (POLICY | variant).items():
+        table = table[table[name] == value]
+    steps = sorted(step for step in table["step"].unique() if until is None or step <= until)
+    if len(steps) < count:
+        raise ValueError(
+            f"{len(steps)} evaluations of {POLICY | variant} up to step {until}, expected at least {count}"
+        )
+    return table[table["step"].isin(steps[-count:])].groupby("size")[list(COLUMNS)].mean()
+
+
+def endpoints(records: Mapping[tuple[str, int], Record], **which: float) -> pd.DataFrame:
+    """The endpoints of many runs: arm, seed, size and `COLUMNS`."""
+    tables = [
+        endpoint(record, **which).reset_index().assign(arm=arm, seed=seed) for (arm, seed), record in records.items()
+    ]
+    return pd.concat(tables, ignore_index=True)[["arm", "seed", "size", *COLUMNS]]
