@@ -154,7 +154,7 @@ def frontier(table: pd.DataFrame) -> Figure:
             lw=1.3,
             label=family,
         )
-    axes.set(xlabel="Avg@32 on test problems", ylabel="Pass@32 on test problems")
+    axes.set(xlabel="Avg@32 on held-out problems", ylabel="Pass@32 on held-out problems")
     figure.legend(loc="outside right upper", fontsize=8)
     return figure
 
@@ -171,7 +171,7 @@ def pass_curves(curves: pd.DataFrame, titles: Mapping[int, str]) -> Figure:
         panel.set(xlabel="K", title=title, ylim=(0, 1))
         panel.xaxis.set_major_formatter("{x:.0f}")
         panel.minorticks_off()
-    panels[0].set_ylabel("Pass@K on test problems")
+    panels[0].set_ylabel("Pass@K on held-out problems")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8)
     return figure

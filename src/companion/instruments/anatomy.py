@@ -177,7 +177,7 @@ def _take_apart(
 
 
 def _unseen(config: Anatomy, trainer: Trainer, generator: torch.Generator) -> Rollout:
-    """Responses of the policy to validation problems."""
+    """Responses of the policy to test problems."""
     size = config.experiment.size
     problems = tasks.split(size, config.experiment.start.task).test[: config.experiment.prompts]
     return sample(

@@ -43,8 +43,8 @@ class Experiment(BaseModel):
     learning_rate: float = Field(default=3e-4, gt=0)
     step: updates.StepConfig = updates.StepConfig()
     ledger_every: int = Field(default=0, ge=0, description="steps between entries of the entropy ledger; 0 is none")
-    evaluation_samples: int = Field(default=32, ge=1, description="responses to each test problem")
-    evaluation_sizes: tuple[int, ...] = Field(default=(3,), min_length=1, description="of the test problems at the end")
+    evaluation_samples: int = Field(default=32, ge=1, description="responses to each held-out problem")
+    evaluation_sizes: tuple[int, ...] = Field(default=(3,), min_length=1, description="of the held-out problems")
     evaluation_temperatures: tuple[float, ...] = Field(default=(1.0,), min_length=1, description="at the end")
     evaluate_every: int = Field(
         default=0, ge=0, description="steps between evaluations of all sizes at the first temperature; 0 is none"
@@ -144,7 +144,7 @@ class Trainer:
 
 
 def run(config: Experiment, weights: dict[str, Tensor]) -> Record:
-    """Train from `weights` and evaluate on the test problems.
+    """Train from `weights` and evaluate on held-out problems.
 
     Returns:
         A record whose document holds `series`, one list a quantity with one value a step, and `evaluations`, a list

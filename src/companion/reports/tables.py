@@ -33,7 +33,7 @@ def series_table(records: Mapping[tuple[str, int], Record]) -> pd.DataFrame:
 
 
 def evaluation_table(records: Mapping[tuple[str, int], Record]) -> pd.DataFrame:
-    """One row an (arm, seed) and evaluation: step, size, temperature, samples, and means over the test problems.
+    """One row an (arm, seed) and evaluation: step, size, temperature, samples, and means over the problems.
 
     `avg` is the mean reward, which Avg@K estimates for any K; `pass` is Pass@32, or Pass@samples where there are fewer;
     `distinct` the number of different right answers; `polarization` as in `evaluation`; `entropy` in nats.
@@ -63,7 +63,7 @@ def pass_curves(records: Mapping[tuple[str, int], Record]) -> pd.DataFrame:
 
 
 def pass_rate_table(records: Mapping[tuple[str, int], Record], *, size: int, bins: int = 8) -> pd.DataFrame:
-    """Share of the test problems with no right response, with some (in `bins` equal bins), and with all right.
+    """Share of the problems with no right response, with some (in `bins` equal bins), and with all right.
 
     Returns:
         arm, seed, bin ("none", the lower edge of the bin as a number in text, "all"), share.

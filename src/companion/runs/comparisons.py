@@ -64,7 +64,7 @@ def interventions(*, steps: int = 30, seeds: Sequence[int] = (0, 1, 2)) -> Runs:
 def base(seed: int) -> Experiment:
     """Plain GRPO of notebooks 07 to 09: two updates per batch, so that importance ratios matter; own warm start.
 
-    Evaluated on test problems of the trained size and on those of four numbers, which no reinforcement touches.
+    Evaluated on held-out problems of the trained size and on those of four numbers, which no reinforcement touches.
     """
     return Experiment(
         start=WarmStart(seed=seed),

@@ -50,34 +50,40 @@ EXTRA = {
 }
 TOLERANCE = 0.02  # of a column: the sum of the differences over the sum of the sizes
 ZERO = 1e-10  # a value this small is rounding
+CHOOSING = ("rates", "effects", "strengths", "shares")  # whose settings are not replayed late but for the chosen ones
 STRAYS = 0.1  # share of the replays
 EXTREMES = {"ratio_max"}  # of one token: a single draw changes it
 
 
 def references() -> dict[str, Run]:
     """Every run that can be replayed, by name; the config of a late one is that of its whole run."""
-    released = comparisons.named_by_name()
+    released, plain_run = comparisons.named_by_name(), _plain()
+    base = plain_run.config
     found: dict[str, Run] = {}
     seen: set[str] = set()
+    arms: set[str] = set()
     for name, run in released.items():
         config = run.config
-        if not name.endswith("seed-0"):
-            continue
+        if (arm := name.rpartition("/")[0]) in arms:
+            continue  # the first seed is enough
+        arms.add(arm)
         if isinstance(config, Experiment):
-            if (kind := identity(comparisons.with_rule(config, Rule()))) not in seen:
+            plain = config.step.model_copy(update={"rule": Rule(), "control": None})
+            if (kind := identity(config.model_copy(update={"step": plain}))) not in seen:
                 seen.add(kind)
                 short = {"steps": min(BATCHES, config.steps), "evaluation_samples": SAMPLES}
                 found[f"early/{name}"] = Run(f"early/{name}", config.model_copy(update=short), run.start)
-            late = comparisons.with_rule(comparisons.base(0), config.step.rule)
-            if config.steps and (rule := "late" + identity(late)) not in seen:
+            twice = {"updates": base.step.updates if config.step.parts == 1 else 1}
+            late = base.model_copy(update={"step": config.step.model_copy(update=twice)})
+            chosen = name.partition("/")[0] not in CHOOSING
+            if config.steps and chosen and (rule := "late" + identity(late)) not in seen:
                 seen.add(rule)
-                found[f"late/{name}"] = Run(f"late/{name}", late, run.start)
+                found[f"late/{name}"] = Run(f"late/{name}", late, plain_run.start)
         elif (short := _short(config)) is not None:
             found[f"early/{name}"] = Run(f"early/{name}", short, run.start)
-    base = comparisons.named(comparisons.results(seeds=[0], arms=["GRPO"]))["GRPO", 0]
     for arm, rule in EXTRA.items():
         name = f"late/{place('extra', (arm, 0))}"
-        found[name] = Run(name, comparisons.with_rule(base.config, rule), base.start)
+        found[name] = Run(name, comparisons.with_rule(base, rule), plain_run.start)
     found |= {
         f"whole/{run.name}": Run(f"whole/{run.name}", run.config, run.start)
         for run in comparisons.named(comparisons.results(seeds=[0])).values()
@@ -133,7 +139,7 @@ def replay(run: Run, store: Store) -> Record:
         return Record(record.document, made_by=made_by())
     before = _kept(STATE, _plain().config, store).tensors
     with reproducible():
-        trainer = Trainer(run.config, {n.removeprefix("policy."): x for n, x in before.items() if "policy" in n})
+        trainer = Trainer(run.config, _kept(run.start.name, run.start.config, store).tensors)
         trainer.restore(before)
         rows = [train_on_batch(trainer, ledger=False) for _ in range(2)]
         evaluation = evaluate(trainer.policy, LATE + 2, 3, 1.0, SAMPLES, run.config.seed)

@@ -1,0 +1,94 @@
+"""Families of paired tests over seeds, as the plan lays them down: t-tests, Holm's correction, what "beats" is."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from companion.reports.evaluation import t_interval
+from companion.runs.plan import plan
+
+Pair = tuple[str, str]  # an arm and what it is compared with
+
+
+def holm(p: Sequence[float]) -> np.ndarray:
+    """p-values corrected for their number by Holm's method: the k-th smallest of m times m - k + 1, never falling."""
+    p = np.asarray(p, dtype=float)
+    order = np.argsort(p)
+    corrected = np.empty_like(p)
+    corrected[order] = np.minimum(1, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
+    return corrected
+
+
+def family(
+    table: pd.DataFrame, pairs: Sequence[Pair], *, sizes: Sequence[int], columns: Sequence[str] = ("avg", "pass")
+) -> pd.DataFrame:
+    """All differences of a family with the same seed.
+
+    Args:
+        table: endpoints, one row an (arm, seed, size); the seeds of a pair are those that both arms have.
+
+    Returns:
+        arm, reference, size, column; seeds, mean, low, high (95 % t-interval), p (two-sided paired t-test), and holm, p
+        corrected for the whole family.
+
+    Raises:
+        ValueError: two arms with fewer than two seeds in common.
+    """
+    rows = []
+    for (arm, reference), size, column in ((pair, s, c) for pair in pairs for s in sizes for c in columns):
+        values = table[table["size"] == size].pivot(index="seed", columns="arm", values=column)
+        difference = (values[arm] - values[reference]).dropna()
+        if len(difference) < 2:
+            raise ValueError(f"{arm} and {reference} have {len(difference)} seeds in common, expected two or more")
+        mean, low, high = t_interval(difference)
+        p = stats.ttest_1samp(difference, 0).pvalue if difference.any() else 1.0
+        place = {"arm": arm, "reference": reference, "size": size, "column": column}
+        rows.append(place | {"seeds": len(difference), "mean": mean, "low": low, "high": high, "p": p})
+    found = pd.DataFrame(rows)
+    return found.assign(holm=holm(found["p"]))
+
+
+def beats(tests: pd.DataFrame, arm: str, reference: str, size: int) -> bool:
+    """The plan's rule: Pass@32 is higher after Holm, and Avg@32 is not lower by more than the margin."""
+    of_pass, of_average = (_row(tests, arm, reference, size, column) for column in ("pass", "avg"))
+    section = plan()["tests"]
+    clear = of_pass["mean"] > 0 and of_pass["holm"] < section["level"]
+    return bool(clear and of_average["low"] > -section["average_margin"])
+
+
+def alike(tests: pd.DataFrame, arm: str, reference: str, size: int) -> bool:
+    """Whether no difference that matters is left open: both intervals lie within the plan's margins."""
+    margins = {"pass": plan()["tests"]["pass_margin"], "avg": plan()["tests"]["average_margin"]}
+    rows = {column: _row(tests, arm, reference, size, column) for column in margins}
+    return all(-margins[c] < row["low"] and row["high"] < margins[c] for c, row in rows.items())
+
+
+def sentence(tests: pd.DataFrame, arm: str, reference: str, size: int) -> str:
+    """The answer to whether an arm beats another on a kind of problems, with its numbers."""
+    rows = {column: _row(tests, arm, reference, size, column) for column in ("pass", "avg")}
+    numbers = ", ".join(
+        f"{name} {row['mean']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f}; p {row['p']:.2g}, "
+        f"after Holm {row['holm']:.2g})"
+        for name, row in zip(("Pass@32", "Avg@32"), rows.values())
+    )
+    if beats(tests, arm, reference, size):
+        answer = f"{arm} beats {reference}"
+    elif alike(tests, arm, reference, size):
+        answer = f"{arm} and {reference} are alike within the margins"
+    elif rows["pass"]["holm"] < plan()["tests"]["level"] and rows["pass"]["mean"] > 0:
+        answer = (
+            f"{arm} has the higher Pass@32, but its average may be lower than {reference}'s by more than the margin"
+        )
+    elif rows["pass"]["holm"] < plan()["tests"]["level"]:
+        answer = f"{arm} has a lower Pass@32 than {reference}"
+    else:
+        answer = f"undecided whether {arm} beats {reference}; more than {rows['pass']['high']:+.3f} Pass@32 is excluded"
+    return f"{answer} with {size} numbers ({rows['pass']['seeds']} seeds): {numbers}"
+
+
+def _row(tests: pd.DataFrame, arm: str, reference: str, size: int, column: str) -> pd.Series:
+    place = {"arm": arm, "reference": reference, "size": size, "column": column}
+    (row,) = (row for _, row in tests.iterrows() if all(row[name] == value for name, value in place.items()))
+    return row

@@ -1,0 +1,87 @@
+"""Families of tests on made-up endpoints, and data that fail each check."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from companion.reports.families import alike, beats, family, holm, sentence
+
+
+def table(gain=0.06, average=0.0, noise=0.01, seeds=10, size=3):
+    """GRPO and an arm that differs from it by so much, with the same noise whatever the seed of the test."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for seed in range(seeds):
+        level, one, other = rng.normal(0, 0.05), *rng.normal(0, noise, 2)
+        rows.append({"arm": "GRPO", "seed": seed, "size": size, "avg": 0.5 + level, "pass": 0.8 - level})
+        rows.append(
+            {
+                "arm": "X",
+                "seed": seed,
+                "size": size,
+                "avg": 0.5 + level + average + one,
+                "pass": 0.8 - level + gain + other,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def compared(**changes):
+    return family(table(**changes), [("X", "GRPO")], sizes=[3])
+
+
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, 0.03, 0.5]).tolist() == pytest.approx([0.04, 0.09, 0.09, 0.5])
+    assert holm([0.6, 0.7]).tolist() == [1.0, 1.0]
+    assert holm([0.03]).tolist() == [0.03]
+
+
+def test_a_family_is_paired_by_seed_and_corrected_as_a_whole():
+    data = pd.concat([table(), table(gain=0.0, size=4)])
+    found = family(data, [("X", "GRPO")], sizes=[3, 4])
+    assert list(found["column"]) == ["avg", "pass"] * 2 and set(found["seeds"]) == {10}
+    for _, row in found.iterrows():
+        some = data[data["size"] == row["size"]].pivot(index="seed", columns="arm", values=row["column"])
+        assert row["p"] == pytest.approx(stats.ttest_rel(some["X"], some["GRPO"]).pvalue)
+        assert row["mean"] == pytest.approx((some["X"] - some["GRPO"]).mean())
+        assert (row["low"] > 0) == (row["p"] < 0.05 and row["mean"] > 0)
+    assert found["holm"].tolist() == holm(found["p"]).tolist()
+    some = data[~((data["arm"] == "X") & (data["seed"] > 4))]  # five seeds against ten
+    assert set(family(some, [("X", "GRPO")], sizes=[3])["seeds"]) == {5}
+    with pytest.raises(ValueError, match="1 seeds in common"):
+        family(data[data["seed"] == 0], [("X", "GRPO")], sizes=[3])
+
+
+def test_an_arm_beats_another_only_with_a_clear_pass_and_no_lower_average():
+    assert beats(compared(), "X", "GRPO", 3)
+    assert sentence(compared(), "X", "GRPO", 3).startswith("X beats GRPO with 3 numbers (10 seeds): Pass@32 +0.0")
+    for change, words in (
+        ({"gain": 0.004}, "alike within the margins"),
+        ({"gain": 0.03, "noise": 0.08}, "undecided whether X beats GRPO; more than +0."),
+        ({"gain": -0.06}, "lower Pass@32 than GRPO"),
+        ({"average": -0.04}, "its average may be lower than GRPO's by more than the margin"),
+        ({"noise": 0.03, "gain": 0.12, "average": -0.01}, "its average may be lower"),  # the average is not resolved
+    ):
+        found = compared(**change)
+        assert not beats(found, "X", "GRPO", 3), change
+        assert words in sentence(found, "X", "GRPO", 3), sentence(found, "X", "GRPO", 3)
+
+
+def test_more_seeds_make_it_harder_to_be_alike_by_chance_and_easier_when_it_is_so():
+    assert alike(compared(gain=0.0, noise=0.02, seeds=40), "X", "GRPO", 3)
+    assert not alike(compared(gain=0.0, noise=0.02, seeds=3), "X", "GRPO", 3)
+    assert not alike(compared(gain=0.035, seeds=40), "X", "GRPO", 3)
+
+
+def test_a_clear_gain_in_a_large_family_needs_more_than_one_alone():
+    weak = table(gain=0.012, noise=0.01)
+    alone = family(weak, [("X", "GRPO")], sizes=[3], columns=["pass"])
+    assert alone["p"].item() < 0.05 and alone["holm"].item() < 0.05
+    others = [
+        weak.assign(arm=weak["arm"].map({"X": f"Y{i}", "GRPO": f"G{i}"}), **{"pass": 0.5 + 0.01 * (weak["seed"] % 3)})
+        for i in range(9)
+    ]
+    pairs = [("X", "GRPO"), *((f"Y{i}", f"G{i}") for i in range(9))]
+    large = family(pd.concat([weak, *others]), pairs, sizes=[3], columns=["pass"])
+    assert large["holm"].iloc[0] == pytest.approx(10 * alone["p"].item()) and set(large["p"].iloc[1:]) == {1.0}
