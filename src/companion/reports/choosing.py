@@ -1,7 +1,7 @@
 """The plan's rules on validation problems: python -m companion.reports.choosing
 
-Stage by stage the runs of selection are made, and what they decide is written to data/choices.json. That file must be
-committed before anything is evaluated on test problems.
+Stage by stage the runs of selection are made; what they decide is printed and at the end written to data/choices.json.
+That file must be committed before anything is evaluated on test problems.
 """
 
 import argparse
@@ -155,8 +155,8 @@ def main() -> None:
         return comparisons.records_of(runs, store, jobs=options.jobs, minutes=float("inf"))
 
     for chosen in choose(made):
-        print(chosen)
-        chosen.write()
+        print(chosen, flush=True)
+    chosen.write()  # at the end: records of the stages shall come from a tree without changes
     print("commit data/choices.json; then make retrain makes the runs on test problems")
 
 
