@@ -171,6 +171,19 @@ def test_a_rule_that_looks_back_sees_the_entropy_of_every_batch(weights, monkeyp
     assert seen[-1][1] == pytest.approx(entropies, rel=1e-5)
 
 
+def test_what_is_recorded_of_a_batch_in_parts_is_of_the_whole_batch(weights, monkeypatch):
+    monkeypatch.setattr(experiment.tasks, "is_correct", lambda problem, ids: sum(ids) % 2 == 0)
+    first = {}
+    for parts in (1, 2):
+        step = StepConfig(rule=Rule(name="clip_b", options={"mu": 0.5}), parts=parts)
+        config = TINY.model_copy(update={"steps": 1, "learning_rate": 1e-12, "ledger_every": 0, "step": step})
+        first[parts] = {name: column[0] for name, column in run(config, weights).document["series"].items()}
+    before = ("reward", "tokens", "entropy", "mean_s", "mean_d", "mean_d_standard_error", "cov_a_d", "ratio_mean")
+    for name in before:  # the policy hardly moves between the parts
+        assert first[2][name] == pytest.approx(first[1][name], rel=1e-5, abs=1e-9), name
+    assert first[1]["masked_negative"] > 0 and first[2]["masked_negative"] > 0
+
+
 def test_steps_only_cut_a_run_short(weights):
     long, short = (run(TINY.model_copy(update={"steps": steps}), weights).document["series"] for steps in (3, 2))
     assert long["entropy"][:2] == short["entropy"] and long["reward"][:2] == short["reward"]
