@@ -78,9 +78,10 @@ help:  ## this list
 clean:  ## remove the environment and everything built
 	rm -rf .venv .venv-alone build
 
+# Environments are made from nothing: pip cannot mend an installation that was interrupted.
 .venv/ready: requirements.lock requirements-no-deps.lock pyproject.toml
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or later is needed, this is ' + sys.version)"
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv --clear .venv
 	$(BIN)/python $(PIP_INSTALL) -r requirements.lock
 	$(BIN)/python $(PIP_INSTALL) --no-deps -r requirements-no-deps.lock
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
@@ -88,7 +89,7 @@ clean:  ## remove the environment and everything built
 
 # What the library and its tests need, and what builds it.
 .venv-alone/ready: requirements.lock pyproject.toml
-	$(PYTHON) -m venv .venv-alone
+	$(PYTHON) -m venv --clear .venv-alone
 	.venv-alone/bin/python $(PIP_INSTALL) $$(grep -E '^(torch|pytest|hypothesis|setuptools)==' requirements.lock)
 	.venv-alone/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@

@@ -48,11 +48,12 @@ def linear_grpo_loss(
         with torch.no_grad():  # once a batch, at the policy that sampled it, with its temperature and bias
             old = linear_token_statistics(hidden, weight, tokens)
         a, r = (x.unsqueeze(-1).expand(mask.shape) for x in (advantages, rewards))
-        batch = TokenBatch(old, old, a, r, mask, groups)  # at later updates TokenBatch(now, old, ...)
+        batch = TokenBatch(old, old, a, r, mask, groups)
         terms = as_terms(batch, methods.clip_b(batch, generator, mu=2.0))
         loss, statistics = linear_grpo_loss(hidden, weight, tokens, batch, terms)
 
-    Later updates on the batch give the rule the statistics of the policy then, by which PPO's clip acts.
+    Later updates on the batch take TokenBatch(now, old, ...), with the statistics of the policy then: PPO's clip looks
+    at their ratio to `old`.
 
     Args:
         hidden: (N, T, W), the last hidden states that predict `tokens`; floating. Those outside the mask are not read.

@@ -1,4 +1,4 @@
-"""All measurements of time and memory, in one run: python -m companion.benches.bench
+"""All measurements of time and memory: python -m companion.benches.bench
 
 Statistics and loss beside other ways, how cost grows, a training step beside TRL's, and where its time goes.
 """
@@ -85,14 +85,17 @@ def main() -> None:
     start = load_or_run(start_run(step_bench.CONFIG.start), Store(options.store, options.committed))
     document = {"rounds": options.rounds, "threads": options.threads, "made_by": {}}
     if options.only:
+        if not options.output.is_file():
+            parser.error(f"there is no {options.output.resolve()} whose other parts could stay; leave out --only")
         document = json.loads(options.output.read_text(encoding="utf-8"))
         if (document["rounds"], document["threads"]) != (options.rounds, options.threads):
             parser.error(f"{options.output} has {document['rounds']} rounds and {document['threads']} threads")
+    settings = {"rounds": options.rounds, "threads": options.threads, "steps": options.steps}
     for part in options.only or PARTS:
-        document["made_by"][part] = provenance()
-        settings = {"rounds": options.rounds, "threads": options.threads, "steps": options.steps}
+        origin = provenance()
         document[part] = measure(part, start.tensors, **settings)
-    write_atomically(options.output, json.dumps(document, indent=1) + "\n")
+        document["made_by"][part] = origin
+        write_atomically(options.output, json.dumps(document, indent=1) + "\n")  # an interruption loses one part
     for title, text in report(document):
         print(f"{title}\n\n{text}\n")
 

@@ -265,7 +265,7 @@ def growth(table: pd.DataFrame, slopes: Mapping[tuple[str, str], tuple[float, fl
             panel.minorticks_off()
             panel.legend(fontsize=7, title="slope", title_fontsize=7, loc="upper left")
         column[0].set_title(what)
-        column[1].set_xlabel("size / smallest")
-    panels[0, 0].set_ylabel("time / smallest's")
-    panels[1, 0].set_ylabel("memory / smallest's")
+        column[1].set_xlabel("size / smallest (log)")
+    panels[0, 0].set_ylabel("time / smallest's (log)")
+    panels[1, 0].set_ylabel("memory / smallest's (log)")
     return figure

@@ -141,6 +141,28 @@ def test_peak_memory_counts_what_was_held_and_what_is_returned():
     assert peak_memory(lambda: None) < 2**20
 
 
+def test_a_part_is_measured_alone_and_the_others_stay(tmp_path, monkeypatch, capsys):
+    output = tmp_path / "bench.json"
+    arguments = ["bench", "--output", str(output), "--threads", "2", "--rounds", "5", "--only", "growth"]
+    monkeypatch.setattr("sys.argv", arguments)
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(SystemExit):
+        bench.main()
+    assert "leave out --only" in capsys.readouterr().err
+    before = json.loads(DATA.read_text(encoding="utf-8"))
+    output.write_text(json.dumps(before))
+    anew = [row | {"milliseconds": 2 * row["milliseconds"]} for row in before["growth"]]
+    monkeypatch.setattr(bench, "measure", lambda part, *_, **__: {"growth": anew}[part])
+    bench.main()
+    after = json.loads(output.read_text())
+    assert after["growth"] == anew and {k: x for k, x in after.items() if before[k] == x}.keys() == before.keys() - {
+        "growth",
+        "made_by",
+    }
+    assert {part for part in bench.PARTS if after["made_by"][part] != before["made_by"][part]} == {"growth"}
+    assert "How cost grows" in capsys.readouterr().out
+
+
 @pytest.fixture(scope="module")
 def committed():
     return json.loads(DATA.read_text(encoding="utf-8"))
