@@ -1,7 +1,6 @@
-"""The figures of notebooks 07 to 09: each function draws tables and returns the figure."""
+"""The figures of notebooks 07 and 08: each function draws tables and returns the figure."""
 
 from collections.abc import Mapping, Sequence
-from itertools import cycle
 
 import numpy as np
 import pandas as pd
@@ -9,19 +8,6 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from companion.figures.style import ACCENT, NEGATIVE, NEUTRAL, POSITIVE, WIDTH
-
-COLOURS = {
-    "start": "black",
-    "GRPO": NEUTRAL,
-    "Clip_B": POSITIVE,
-    "Clip_V": ACCENT,
-    "random mask": NEGATIVE,
-    "rarest mask": "#cc78bc",
-    "Clip-Cov": "#ca9161",
-    "on-policy": "#949494",
-    "entropy bonus": "#56b4e9",
-}
-RIVALS = ("on-policy", "Clip-Cov", "entropy bonus")
 
 
 def lens(table: pd.DataFrame, finals: pd.DataFrame) -> Figure:
@@ -128,94 +114,6 @@ def sweep(table: pd.DataFrame, grpo: pd.DataFrame) -> Figure:
         panel.set_xlabel("mu (deviations)")
     handles, names = panels[0, 0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=3, fontsize=8)
-    return figure
-
-
-def frontier(table: pd.DataFrame) -> Figure:
-    """Pass@32 against Avg@32: each family of runs is a line over its strength; points are means over seeds.
-
-    Args:
-        table: family, avg, pass, in the order of the strength within a family.
-    """
-    figure, axes = plt.subplots(figsize=(WIDTH, 4.6))
-    markers, palette = cycle("osD^v<>PX*hd"), cycle([*plt.get_cmap("tab10").colors, "black", "#d4a017", "#555555"])
-    for family, line in table.groupby("family", sort=False):
-        single = len(line) == 1
-        if family == "GRPO":
-            axes.plot(line["avg"], line["pass"], "*", color="black", ms=15, zorder=5, label=family)
-            continue
-        axes.plot(
-            line["avg"],
-            line["pass"],
-            marker=next(markers),
-            color=next(palette),
-            ls="none" if single else "-",
-            ms=8 if single else 5,
-            lw=1.3,
-            label=family,
-        )
-    axes.set(xlabel="Avg@32 on held-out problems", ylabel="Pass@32 on held-out problems")
-    figure.legend(loc="outside right upper", fontsize=8)
-    return figure
-
-
-def pass_curves(curves: pd.DataFrame, titles: Mapping[int, str]) -> Figure:
-    """Pass@k against k for each arm with 95 % bands over seeds, one panel a size of the problems."""
-    figure, panels = plt.subplots(1, 2, figsize=(WIDTH, 3.4))
-    for panel, (size, title) in zip(panels, titles.items()):
-        for arm, line in curves[curves["size"] == size].groupby("arm", sort=False):
-            style = ":" if arm == "start" else "--" if "mask" in arm else "-." if arm in RIVALS else "-"
-            panel.plot(line["k"], line["mean"], color=COLOURS[arm], ls=style, lw=1.5, label=arm)
-            panel.fill_between(line["k"], line["low"], line["high"], color=COLOURS[arm], alpha=0.12, lw=0)
-        panel.set_xscale("log", base=2)
-        panel.set(xlabel="K", title=title, ylim=(0, 1))
-        panel.xaxis.set_major_formatter("{x:.0f}")
-        panel.minorticks_off()
-    panels[0].set_ylabel("Pass@K on held-out problems")
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8)
-    return figure
-
-
-def pass_rates(shares: pd.DataFrame) -> Figure:
-    """Share of the test problems by pass rate, one bar an arm, mean over seeds."""
-    arms = list(dict.fromkeys(shares["arm"]))
-    bins = list(dict.fromkeys(shares["bin"]))
-    figure, axes = plt.subplots(figsize=(WIDTH, 3.0))
-    width = 0.8 / len(arms)
-    for number, arm in enumerate(arms):
-        values = shares[shares["arm"] == arm].groupby("bin", sort=False)["share"].mean()
-        places = np.arange(len(bins)) + (number - (len(arms) - 1) / 2) * width
-        axes.bar(places, values[bins], width, color=COLOURS[arm], label=arm)
-    names = [b if b in ("none", "all") else f"{float(b):.2f}-" for b in bins]
-    axes.set_xticks(np.arange(len(bins)), names, fontsize=8)
-    axes.set(xlabel="pass rate of a problem over 64 responses", ylabel="share of problems")
-    axes.legend(fontsize=8)
-    return figure
-
-
-def differences(table: pd.DataFrame) -> Figure:
-    """Each arm minus GRPO with the same seed, 95 % intervals: one panel a quantity, one row an arm.
-
-    Args:
-        table: quantity (the panel's title), arm, mean, low, high.
-    """
-    quantities = list(dict.fromkeys(table["quantity"]))
-    arms = list(dict.fromkeys(table["arm"]))
-    figure, panels = plt.subplots(1, len(quantities), figsize=(WIDTH * 1.1, 2.6), sharey=True)
-    for panel, quantity in zip(panels, quantities):
-        some = table[table["quantity"] == quantity].set_index("arm").loc[arms]
-        rows = -np.arange(len(arms))
-        spread = (some["mean"] - some["low"], some["high"] - some["mean"])
-        for row, arm in zip(rows, arms):
-            panel.plot(some["mean"][arm], row, "o", color=COLOURS[arm], ms=5)
-        panel.errorbar(some["mean"], rows, xerr=spread, fmt="none", ecolor=[COLOURS[arm] for arm in arms], lw=1.5)
-        panel.axvline(0, color="black", lw=0.8)
-        panel.set_title(quantity, fontsize=9)
-        panel.locator_params(axis="x", nbins=3)
-        panel.tick_params(axis="x", labelsize=8)
-        panel.set_xlabel("minus GRPO's")
-    panels[0].set_yticks(rows, arms)
     return figure
 
 

@@ -7,14 +7,19 @@ from pathlib import Path
 from companion.benches import bench
 from companion.files import write_atomically
 from companion.notebooks.claims import claims_table
-from companion.reports.results import markdown
+from companion.reports import page
 
 
 def generated(root: Path) -> dict[str, dict[str, str]]:
     """By page, the text of each part by the name in its markers."""
     measured = json.loads((root / "data" / "bench.json").read_text(encoding="utf-8"))
+    records = root / "data" / "runs"
     return {
-        "README.md": {"results": markdown(root / "data" / "runs"), "claims": claims_table()},
+        "README.md": {
+            "answers": page.three_answers(records),
+            "results": page.results(records),
+            "claims": claims_table(),
+        },
         "docs/speed.md": {"bench": bench.page(measured)},
     }
 

@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 
 from companion.record import Record
-from companion.reports.evaluation import avg_at_k, pass_at_k
+from companion.reports.evaluation import avg_at_k, pass_at_k, polarization
 from companion.runs.plan import plan
 
 TRAINED, HARDER = plan()["common"]["sizes"]  # kinds of problems
-COLUMNS = ("avg", "pass", "distinct", "entropy", "kl")
+COLUMNS = ("avg", "pass", "distinct", "entropy", "kl", "polarization")
 POLICY = {"temperature": 1.0, "start_share": 0.0, "averaged": 1}
 
 
@@ -18,7 +18,7 @@ def points(record: Record) -> pd.DataFrame:
     """One row an evaluation: step, size, the variant (temperature, start_share, averaged), and `COLUMNS`.
 
     `avg` is Avg@32, `pass` Pass@32, `distinct` the number of different right answers, means over the problems; entropy
-    and KL from the start in nats a token (NaN where it was not measured).
+    and KL from the start in nats a token (NaN where it was not measured); `polarization` as in `evaluation`.
     """
     rows = []
     for found in record.document["evaluations"]:
@@ -27,9 +27,16 @@ def points(record: Record) -> pd.DataFrame:
             POLICY
             | {name: found[name] for name in ("step", "size", *POLICY, "entropy", "kl") if name in found}
             | {"avg": avg_at_k(n, correct).mean(), "pass": pass_at_k(n, correct, min(32, n)).mean()}
-            | {"distinct": np.mean(found["distinct"])}
+            | {"distinct": np.mean(found["distinct"]), "polarization": polarization(correct / n)}
         )
     return pd.DataFrame(rows).reindex(columns=["step", "size", *POLICY, *COLUMNS])
+
+
+def of_variant(table: pd.DataFrame, **variant: float) -> pd.DataFrame:
+    """The rows of `points` of one variant; without any, of the run's own policy."""
+    for name, value in (POLICY | variant).items():
+        table = table[table[name] == value]
+    return table
 
 
 def endpoint(record: Record, *, until: int | None = None, **variant: float) -> pd.DataFrame:
@@ -38,9 +45,7 @@ def endpoint(record: Record, *, until: int | None = None, **variant: float) -> p
     Raises:
         ValueError: fewer evaluations than the plan's endpoint has.
     """
-    table, count = points(record), plan()["common"]["endpoints"]
-    for name, value in (POLICY | variant).items():
-        table = table[table[name] == value]
+    table, count = of_variant(points(record), **variant), plan()["common"]["endpoints"]
     steps = sorted(step for step in table["step"].unique() if until is None or step <= until)
     if len(steps) < count:
         raise ValueError(
@@ -53,5 +58,15 @@ def endpoints(records: Mapping[tuple[str, int], Record], **which: float) -> pd.D
     """The endpoints of many runs: arm, seed, size and `COLUMNS`."""
     tables = [
         endpoint(record, **which).reset_index().assign(arm=arm, seed=seed) for (arm, seed), record in records.items()
+    ]
+    return pd.concat(tables, ignore_index=True)[["arm", "seed", "size", *COLUMNS]]
+
+
+def start_endpoints(records: Mapping[tuple[str, int], Record]) -> pd.DataFrame:
+    """The policies that GRPO's runs start from, in the form of `endpoints`: the one evaluation before training."""
+    tables = [
+        points(record).query("step == 0").assign(arm="start", seed=seed)
+        for (arm, seed), record in records.items()
+        if arm == "GRPO"
     ]
     return pd.concat(tables, ignore_index=True)[["arm", "seed", "size", *COLUMNS]]

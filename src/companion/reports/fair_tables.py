@@ -10,7 +10,8 @@ import pandas as pd
 
 from companion.record import Record
 from companion.reports.choosing import free_settings
-from companion.reports.endpoints import COLUMNS, TRAINED, endpoints, points
+from companion.reports.endpoints import COLUMNS, TRAINED, endpoints, of_variant, points
+from companion.reports.evaluation import t_interval
 from companion.runs import fair
 from companion.runs.plan import Choices, plan
 
@@ -51,6 +52,35 @@ def best_free_arm(chosen: Choices) -> str:
     """The best free rival as `final_endpoints` names it."""
     kind = fair.best_free(chosen)
     return free_name(kind, chosen.free[kind])
+
+
+def main_table(table: pd.DataFrame) -> pd.DataFrame:
+    """Endpoints as text: mean and half of the 95 % t-interval over seeds, one row an arm."""
+    rows: dict[str, dict[str, str]] = {}
+    for (arm, size), some in table.groupby(["arm", "size"], sort=False):
+        row = rows.setdefault(arm, {"seeds": str(len(some))})
+        for column, name in (("avg", "Avg@32"), ("pass", "Pass@32"), ("entropy", "entropy")):
+            if column != "entropy" or size == TRAINED:
+                mean, _, high = t_interval(some[column])
+                row[f"{name}, {size} numbers"] = f"{mean:.3f} ± {high - mean:.3f}"
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def trajectories(records: Records, arms: Sequence[str]) -> pd.DataFrame:
+    """Evaluations on the trained kind along the runs, mean over seeds with 95 % t-interval.
+
+    Returns:
+        quantity (entropy, avg, pass), arm, step, mean, low, high.
+    """
+    rows = []
+    for arm in arms:
+        own = pd.concat([of_variant(points(record)) for (name, _), record in records.items() if name == arm])
+        own = own[own["size"] == TRAINED]
+        for quantity in ("entropy", "avg", "pass"):
+            for step, values in own.groupby("step")[quantity]:
+                about = {"quantity": quantity, "arm": arm, "step": step}
+                rows.append(about | dict(zip(("mean", "low", "high"), t_interval(values))))
+    return pd.DataFrame(rows)
 
 
 def training_means(records: Records) -> pd.DataFrame:
@@ -98,6 +128,22 @@ def held(records: Records) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def controlled_series(records: Records) -> pd.DataFrame:
+    """Entropy of the batches and strength over its largest along controlled runs, means over seeds.
+
+    Returns:
+        name, target, step, entropy (nats), strength (0 to 1).
+    """
+    tables = []
+    for (arm, seed), record in records.items():
+        name, target = arm.split(" at ")
+        series = pd.DataFrame(record.document["series"], dtype=float)[["entropy", "strength"]].rename_axis("step")
+        series["strength"] /= fair.actuator(name)[2]
+        tables.append(series.reset_index().assign(name=name, target=float(target), seed=seed))
+    found = pd.concat(tables, ignore_index=True)
+    return found.groupby(["name", "target", "step"], sort=False, as_index=False)[["entropy", "strength"]].mean()
+
+
 FIRST_PAIRS = (("D", "p"), ("D", "random"), ("p", "random"))  # of question 3, ten seeds
 OTHER_PAIRS = tuple((name, "random") for name in ("S", "A D", "covariance"))  # five seeds
 
@@ -127,6 +173,19 @@ def free_at_entropy(free: pd.DataFrame, target: float) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["kind", "seed", "size", "avg", "pass", "distinct"])
 
 
+def free_at_targets(free: pd.DataFrame, finals: pd.DataFrame, targets: Sequence[float]) -> pd.DataFrame:
+    """What is free at every target, GRPO's own end being a setting of each kind, means over the seeds inside.
+
+    Returns:
+        By target, kind and size: seeds, avg, pass, distinct.
+    """
+    own = finals[finals["arm"] == "GRPO"]
+    lines = pd.concat([free, *(own.assign(kind=kind) for kind in free["kind"].unique())], ignore_index=True)
+    found = pd.concat([free_at_entropy(lines, target).assign(target=target) for target in targets])
+    groups = found.groupby(["target", "kind", "size"], sort=False)
+    return groups.agg(seeds=("seed", "size"), **{name: (name, "mean") for name in ("avg", "pass", "distinct")})
+
+
 def above_the_free_line(
     finals: pd.DataFrame, free: pd.DataFrame, arms: Sequence[str], *, size: int = TRAINED
 ) -> pd.DataFrame:
@@ -151,18 +210,28 @@ def above_the_free_line(
     return pd.DataFrame(rows, columns=["arm", "kind", "seed", "pass", "free"])
 
 
+def _along(record: Record, size: int) -> pd.DataFrame:
+    """avg and pass by step along a run, each the mean over the plan's number of evaluations up to there."""
+    own = of_variant(points(record))
+    own = own[own["size"] == size].set_index("step")[["avg", "pass"]]
+    return own.rolling(plan()["common"]["endpoints"]).mean().dropna()
+
+
+def highest_average(record: Record, *, size: int = TRAINED) -> float:
+    """The highest Avg@32 of a run, mean over the plan's number of successive evaluations."""
+    return float(_along(record, size)["avg"].max())
+
+
 def at_equal_average(records: Records, average: float, *, size: int = TRAINED) -> pd.DataFrame:
     """Pass@32 of each run where its average, mean over the plan's last evaluations up to there, first reaches a value.
 
     Returns:
         arm, seed, step, pass; a run that never reaches it is left out.
     """
-    count, rows = plan()["common"]["endpoints"], []
+    rows = []
     for (arm, seed), record in records.items():
-        table = points(record)
-        own = table[(table["size"] == size) & (table["temperature"] == 1) & (table["start_share"] == 0)]
-        own = own[own["averaged"] == 1].set_index("step")[["avg", "pass"]].rolling(count).mean().dropna()
-        reached = own[own["avg"] >= average]
+        along = _along(record, size)
+        reached = along[along["avg"] >= average]
         if not reached.empty:
             rows.append({"arm": arm, "seed": seed, "step": reached.index[0], "pass": reached["pass"].iloc[0]})
     return pd.DataFrame(rows, columns=["arm", "seed", "step", "pass"])

@@ -71,28 +71,41 @@ def alike(tests: pd.DataFrame, arm: str, reference: str, size: int) -> bool:
     return all(-margins[c] < row["low"] and row["high"] < margins[c] for c, row in rows.items())
 
 
+def verdict(tests: pd.DataFrame, arm: str, reference: str, size: int) -> str:
+    """One of the five answers that the plan knows to whether an arm beats another on a kind of problems.
+
+    Returns:
+        "beats"; "trades", a higher Pass@32 whose average may be lower by more than the margin; "loses", a lower
+        Pass@32; "alike"; or "undecided".
+    """
+    row = _row(tests, arm, reference, size, "pass")
+    if beats(tests, arm, reference, size):
+        return "beats"
+    if row["holm"] < plan()["tests"]["level"]:
+        return "trades" if row["mean"] > 0 else "loses"
+    return "alike" if alike(tests, arm, reference, size) else "undecided"
+
+
 def sentence(tests: pd.DataFrame, arm: str, reference: str, size: int) -> str:
-    """The answer to whether an arm beats another on a kind of problems, with its numbers."""
-    rows = {column: _row(tests, arm, reference, size, column) for column in ("pass", "avg")}
+    """The verdict in words, with its numbers."""
+    rows = {
+        name: _row(tests, arm, reference, size, column) for name, column in (("Pass@32", "pass"), ("Avg@32", "avg"))
+    }
     numbers = ", ".join(
         f"{name} {row['mean']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f}; p {row['p']:.2g}, "
         f"after Holm {row['holm']:.2g})"
-        for name, row in zip(("Pass@32", "Avg@32"), rows.values())
+        for name, row in rows.items()
     )
-    clear = rows["pass"]["holm"] < plan()["tests"]["level"]
-    if beats(tests, arm, reference, size):
-        answer = f"{arm} beats {reference}"
-    elif clear and rows["pass"]["mean"] > 0:
-        answer = (
-            f"{arm} has the higher Pass@32, but its average may be lower than {reference}'s by more than the margin"
-        )
-    elif clear:
-        answer = f"{arm} has a lower Pass@32 than {reference}"
-    elif alike(tests, arm, reference, size):
-        answer = f"{arm} and {reference} are alike within the margins"
-    else:
-        answer = f"undecided whether {arm} beats {reference}; more than {rows['pass']['high']:+.3f} Pass@32 is excluded"
-    return f"{answer} with {size} numbers ({rows['pass']['seeds']} seeds): {numbers}"
+    low, high, seeds = (rows["Pass@32"][name] for name in ("low", "high", "seeds"))
+    words = {
+        "beats": f"{arm} beats {reference}",
+        "trades": f"{arm} has a higher Pass@32 than {reference}, but its average may be lower by more than the margin",
+        "loses": f"{arm} has a lower Pass@32 than {reference}",
+        "alike": f"{arm} and {reference} are alike within the margins",
+        "undecided": f"undecided between {arm} and {reference}: a difference in Pass@32 below {low:+.3f} or above "
+        f"{high:+.3f} is excluded",
+    }
+    return f"with {size} numbers ({seeds} seeds) {words[verdict(tests, arm, reference, size)]}: {numbers}"
 
 
 def _row(tests: pd.DataFrame, arm: str, reference: str, size: int, column: str) -> pd.Series:

@@ -11,8 +11,6 @@ from companion.record import Record
 from companion.reports.evaluation import (
     avg_at_k,
     pass_at_k,
-    pass_rate_histogram,
-    polarization,
     probability_of_improvement,
     t_interval,
 )
@@ -36,7 +34,7 @@ def evaluation_table(records: Mapping[tuple[str, int], Record]) -> pd.DataFrame:
     """One row an (arm, seed) and evaluation: step, size, temperature, samples, and means over the problems.
 
     `avg` is the mean reward, which Avg@K estimates for any K; `pass` is Pass@32, or Pass@samples where there are fewer;
-    `distinct` the number of different right answers; `polarization` as in `evaluation`; `entropy` in nats.
+    `distinct` the number of different right answers; `entropy` in nats.
     """
     rows = []
     for (arm, seed), record in records.items():
@@ -46,39 +44,7 @@ def evaluation_table(records: Mapping[tuple[str, int], Record]) -> pd.DataFrame:
                 {name: evaluation[name] for name in ("step", "size", "temperature", "samples", "entropy")}
                 | {"arm": arm, "seed": seed, "avg": avg_at_k(n, correct).mean()}
                 | {"pass": pass_at_k(n, correct, min(32, n)).mean(), "distinct": np.mean(evaluation["distinct"])}
-                | {"polarization": polarization(correct / n)}
             )
-    return pd.DataFrame(rows)
-
-
-def pass_curves(records: Mapping[tuple[str, int], Record]) -> pd.DataFrame:
-    """Pass@k of every evaluation, k = 1, 2, 4, ... up to its samples: arm, seed, step, size, temperature, k, pass."""
-    rows = []
-    for (arm, seed), record in records.items():
-        for evaluation in record.document["evaluations"]:
-            n, correct = evaluation["samples"], np.array(evaluation["correct"])
-            place = {name: evaluation[name] for name in ("step", "size", "temperature")} | {"arm": arm, "seed": seed}
-            rows += [place | {"k": 2**i, "pass": pass_at_k(n, correct, 2**i).mean()} for i in range(n.bit_length())]
-    return pd.DataFrame(rows)
-
-
-def pass_rate_table(records: Mapping[tuple[str, int], Record], *, size: int, bins: int = 8) -> pd.DataFrame:
-    """Share of the problems with no right response, with some (in `bins` equal bins), and with all right.
-
-    Returns:
-        arm, seed, bin ("none", the lower edge of the bin as a number in text, "all"), share.
-    """
-    rows = []
-    for (arm, seed), record in records.items():
-        (evaluation,) = [e for e in record.document["evaluations"] if e["size"] == size and e["temperature"] == 1.0]
-        n = evaluation["samples"]
-        none, *between, every = pass_rate_histogram(n, np.array(evaluation["correct"]))
-        shares = np.bincount(np.arange(1, n) * bins // n, weights=between, minlength=bins)
-        names = ["none", *(f"{i / bins:.3g}" for i in range(bins)), "all"]
-        rows += [
-            {"arm": arm, "seed": seed, "bin": name, "share": share}
-            for name, share in zip(names, (none, *shares, every))
-        ]
     return pd.DataFrame(rows)
 
 
@@ -261,31 +227,6 @@ def sweep_table(final: pd.DataFrame) -> pd.DataFrame:
             part = values.rename_axis("mu").reset_index()
             parts.append(part.assign(method=method, reading=reading or "released", quantity=quantity))
     return pd.concat(parts, ignore_index=True)
-
-
-def pass_at_matched_average(points: pd.DataFrame, family: str, strength: float, others: Sequence[str]) -> pd.DataFrame:
-    """Pass@32 of one arm minus that of other families at the same Avg@32, seed by seed.
-
-    A family's Pass@32 at an average is interpolated linearly between its points with the same seed, GRPO's own among
-    them; a seed in which no two points enclose the average is left out.
-
-    Args:
-        points: family, strength, seed, avg, pass.
-
-    Returns:
-        One row a family: seeds, and mean, low, high of the difference (95 % t-interval; NaN for fewer than two seeds).
-    """
-    arm = points[(points["family"] == family) & (points["strength"] == strength)].set_index("seed")
-    rows = {}
-    for other in others:
-        differences = []
-        for seed, row in arm.iterrows():
-            line = points[points["family"].isin([other, "GRPO"]) & (points["seed"] == seed)].sort_values("avg")
-            if line["avg"].min() <= row["avg"] <= line["avg"].max():
-                differences.append(row["pass"] - np.interp(row["avg"], line["avg"], line["pass"]))
-        mean, low, high = t_interval(differences) if len(differences) > 1 else (np.nan,) * 3
-        rows[other] = {"seeds": len(differences), "mean": mean, "low": low, "high": high}
-    return pd.DataFrame.from_dict(rows, orient="index")
 
 
 def entropy_changes(series: pd.DataFrame, *, last: int = 5) -> pd.DataFrame:

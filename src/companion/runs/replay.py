@@ -3,7 +3,7 @@
 - `early`: three batches of every kind of run, from its stored warm start, and what the instruments measure;
 - `late`: from one stored state of plain GRPO at batch 40 (weights, Adam's moments, generators, entropies so far) two
   batches with every rule and set of options, since many rules act late in a run or never in a short one;
-- `whole`: whole runs of the main comparison, one always and another by turns.
+- `whole`: whole runs of single methods, one always and another by turns.
 
     python -m companion.runs.replay
 
@@ -42,7 +42,8 @@ LATE = 40  # batches of plain GRPO before the late replay
 STATE = f"state/grpo-batch-{LATE}"
 SAMPLES = 4  # responses to each test problem in a replay
 KINDS = ("early", "late", "whole")
-ALWAYS = "whole/results/clip-b/seed-0"
+ALWAYS = "whole/methods/clip-b/seed-0"
+WHOLE = ("GRPO", "Clip_B", "Clip_V", "random mask", "rarest mask", "on-policy", "Clip-Cov, matched")
 # Rules whose settings in the comparisons do nothing at batch 40, with settings that do.
 EXTRA = {
     "adaptive bonus": Rule(name="adaptive_entropy_bonus", options={"target": 1.0}),
@@ -86,7 +87,7 @@ def references() -> dict[str, Run]:
         found[name] = Run(name, comparisons.with_rule(base, rule), plain_run.start)
     found |= {
         f"whole/{run.name}": Run(f"whole/{run.name}", run.config, run.start)
-        for run in comparisons.named(comparisons.results(seeds=[0])).values()
+        for run in comparisons.named(comparisons.methods(seeds=[0], arms=WHOLE)).values()
     }
     return found
 
@@ -115,7 +116,7 @@ def make_state(store: Store) -> None:
 
 
 def _plain() -> Run:
-    (run,) = comparisons.named(comparisons.results(seeds=[0], arms=["GRPO"])).values()
+    (run,) = comparisons.named(comparisons.methods(seeds=[0], arms=["GRPO"])).values()
     return run
 
 

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from companion.reports.families import alike, beats, family, holm, sentence
+from companion.reports.families import alike, beats, family, holm, sentence, verdict
 
 
 def table(gain=0.06, average=0.0, noise=0.01, seeds=10, size=3):
@@ -54,18 +54,18 @@ def test_a_family_is_paired_by_seed_and_corrected_as_a_whole():
 
 
 def test_an_arm_beats_another_only_with_a_clear_pass_and_no_lower_average():
-    assert beats(compared(), "X", "GRPO", 3)
-    assert sentence(compared(), "X", "GRPO", 3).startswith("X beats GRPO with 3 numbers (10 seeds): Pass@32 +0.0")
-    for change, words in (
-        ({"gain": 0.0}, "alike within the margins"),
-        ({"gain": -0.02}, "lower Pass@32 than GRPO"),  # clear, although within the margin
-        ({"gain": 0.03, "noise": 0.08}, "undecided whether X beats GRPO; more than +0."),
-        ({"gain": -0.06}, "lower Pass@32 than GRPO"),
-        ({"average": -0.04}, "its average may be lower than GRPO's by more than the margin"),
-        ({"noise": 0.03, "gain": 0.12, "average": -0.01}, "its average may be lower"),  # the average is not resolved
+    assert verdict(compared(), "X", "GRPO", 3) == "beats"
+    assert sentence(compared(), "X", "GRPO", 3).startswith("with 3 numbers (10 seeds) X beats GRPO: Pass@32 +0.0")
+    for change, answer, words in (
+        ({"gain": 0.0}, "alike", "alike within the margins"),
+        ({"gain": -0.02}, "loses", "lower Pass@32 than GRPO"),  # clear, although within the margin
+        ({"gain": 0.03, "noise": 0.08}, "undecided", "undecided between X and GRPO: a difference in Pass@32 below -0."),
+        ({"gain": -0.06}, "loses", "lower Pass@32 than GRPO"),
+        ({"average": -0.04}, "trades", "its average may be lower by more than the margin"),
+        ({"noise": 0.03, "gain": 0.12, "average": -0.01}, "trades", "may be lower"),  # the average is not resolved
     ):
         found = compared(**change)
-        assert not beats(found, "X", "GRPO", 3), change
+        assert not beats(found, "X", "GRPO", 3) and verdict(found, "X", "GRPO", 3) == answer, change
         assert words in sentence(found, "X", "GRPO", 3), sentence(found, "X", "GRPO", 3)
 
 

@@ -11,8 +11,11 @@ from companion.laboratory.policies import WarmStart
 from companion.laboratory.rule import Rule
 from companion.laboratory.updates import StepConfig
 from companion.provenance import ROOT
-from companion.reports import release, results, tables, tidy
-from companion.runs import comparisons
+from companion.reports import fair_tables, release, tidy
+from companion.reports.answers import grpo_collapses
+from companion.reports.endpoints import TRAINED, endpoints, start_endpoints
+from companion.reports.fair_tables import best_free_arm
+from companion.runs import comparisons, fair, plan
 from companion.runs.records import Run, on_this_machine, run_all
 from companion.runs.replay import unlike
 from companion.runs.store import Store, StoreError
@@ -115,24 +118,25 @@ def test_the_lines_of_pandas_in_the_data_page_run(monkeypatch, capsys):
 
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
-def test_the_main_claims_hold_after_training_from_nothing(tmp_path):
-    """GRPO, Clip_B and the random mask, five seeds, nothing committed used; on the records' machine, their numbers."""
-    runs = results.compared(arms=("GRPO", "Clip_B", "random mask"))
-    trained = comparisons.records_of(runs, Store(tmp_path), minutes=120)
-    table = tables.evaluation_table(trained)
-    verdicts = [
-        results.grpo_collapses(table),
-        results.keeps_diversity(table, "Clip_B"),
-        results.beats_random_mask(table, "Clip_B"),
-    ]
-    for holds, line in verdicts:
-        print(line)
-        assert holds, line
-    committed = Store(tmp_path / "nothing", ROOT / "data" / "runs")
-    compared = 0
-    for key, run in comparisons.named(runs).items():
+def test_training_from_nothing_gives_what_the_records_say(tmp_path):
+    """GRPO with its free rivals, Clip_B and a controlled arm, two seeds, nothing committed used."""
+    chosen = plan.choices()
+    target = chosen.targets[0]
+    held, free = f"D at {target:g}", best_free_arm(chosen)
+    every = fair.finals(chosen) | fair.equal_entropy(chosen)
+    runs = {key: run for key, run in every.items() if key[0] in ("GRPO", "Clip_B", free, held) and key[1] in (10, 11)}
+    trained = comparisons.records_of(comparisons.Runs("fair", runs), Store(tmp_path), minutes=120)
+    committed, same = Store(tmp_path / "nothing", ROOT / "data" / "runs"), 0
+    for key, run in comparisons.named(comparisons.Runs("fair", runs)).items():
         then = committed.get(run.name, run.config)
         if on_this_machine(then):
             assert list(unlike(trained[key].document, then.document)) == [], run.name
-            compared += 1
-    print(f"{compared} of {len(runs)} records come from such a machine and are the same, number by number")
+            same += 1
+    print(f"{same} of {len(runs)} records come from such a machine and are the same, number by number")
+    table = endpoints(trained)[lambda t: t["size"] == TRAINED]
+    holds, line = grpo_collapses(pd.concat([start_endpoints(trained), table]))
+    entropy = table.pivot(index="seed", columns="arm", values="entropy")
+    print(line, entropy, sep="\n")
+    assert holds, line
+    assert (entropy["Clip_B"] > entropy["GRPO"]).all() and (entropy[held] > entropy["Clip_B"]).all()
+    assert fair_tables.held({key: record for key, record in trained.items() if key[0] == held})["holds"].all()

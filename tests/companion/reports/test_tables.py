@@ -69,19 +69,6 @@ def test_every_evaluation_has_a_row():
     table = tables.evaluation_table({("a", 0): Record(document, {})})
     assert table["size"].tolist() == [3, 4] and table.avg.tolist() == [0.5, 0.5]
     assert table["pass"].tolist() == [0.5, 1.0] and table.distinct.tolist() == [1, 2]
-    assert table.polarization.tolist() == [1, 0]
-
-
-def test_pass_curves_by_hand():
-    curves = tables.pass_curves({("a", 0): Record({"evaluations": [evaluated([1, 4])]}, {})})
-    assert curves.k.tolist() == [1, 2, 4]
-    assert curves["pass"].tolist() == pytest.approx([(0.25 + 1) / 2, (0.5 + 1) / 2, 1.0])
-
-
-def test_pass_rates_count_none_all_and_what_lies_between():
-    evaluations = [evaluated([0, 0, 1, 3, 4, 2, 0, 4]), evaluated([4] * 8, size=4)]
-    shares = tables.pass_rate_table({("a", 0): Record({"evaluations": evaluations}, {})}, size=3, bins=2)
-    assert dict(zip(shares.bin, shares.share)) == {"none": 3 / 8, "0": 1 / 8, "0.5": 2 / 8, "all": 2 / 8}
 
 
 def test_paired_differences_by_hand():
@@ -173,14 +160,3 @@ def test_two_batches_are_masked_apart():
     both = pd.concat([TOKENS, other], ignore_index=True)
     masks = tables.clipping_masks(both, mu={"clip_b": 1.0, "clip_v": 1.2})
     assert masks["Clip_B, two-sided"].tolist() == [True, True, True, False, False, True] * 2
-
-
-def test_pass_at_matched_average_by_hand():
-    rows = [("x", 1.0, 0, 0.4, 0.9), ("x", 1.0, 1, 0.4, 0.8), ("x", 1.0, 2, 0.9, 0.9)]
-    rows += [("y", s, seed, avg, p) for seed in (0, 1, 2) for s, avg, p in ((1.0, 0.2, 0.9), (2.0, 0.3, 0.8))]
-    rows += [("GRPO", 0.0, seed, 0.5, 0.6) for seed in (0, 1, 2)]
-    points = pd.DataFrame(rows, columns=["family", "strength", "seed", "avg", "pass"])
-    row = tables.pass_at_matched_average(points, "x", 1.0, ["y"]).loc["y"]
-    # at 0.4 the line from (0.3, 0.8) to (0.5, 0.6) has 0.7; the third seed is beyond it
-    assert row.seeds == 2 and row["mean"] == pytest.approx(0.15)
-    assert row.low == pytest.approx(0.15 - 12.7062 * 0.05, rel=1e-4)

@@ -38,7 +38,7 @@ def one_field_apart(arm, reference):
     return {name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)}
 
 
-@pytest.mark.parametrize("runs", [comparisons.methods(), comparisons.sweeps(), comparisons.results()])
+@pytest.mark.parametrize("runs", [comparisons.methods(), comparisons.sweeps()])
 def test_every_arm_differs_from_plain_grpo_in_its_rule_alone(runs):
     for (arm, seed), run in runs.items():
         reference = comparisons.base(seed)
@@ -54,17 +54,11 @@ def test_arms_of_one_seed_are_all_different():
         assert len(keys) == len(set(keys))
 
 
-def test_grpo_evaluated_more_often_is_the_same_training():
-    for (_, seed), run in comparisons.along_the_way().items():
-        names = one_field_apart(run, comparisons.base(seed))
-        assert names == {".evaluate_every", ".evaluation_temperatures", ".evaluation_sizes"}
-
-
 def test_the_start_is_evaluated_as_the_runs_are():
-    for runs in (comparisons.results(), comparisons.plain()):
-        for (_, seed), run in comparisons.before(runs).items():
-            names = one_field_apart(run, runs["GRPO", seed])
-            assert {".steps"} <= names and all(n == ".steps" or n.startswith((".step.", ".ledger")) for n in names)
+    runs = comparisons.plain()
+    for (_, seed), run in comparisons.before(runs).items():
+        names = one_field_apart(run, runs["GRPO", seed])
+        assert {".steps"} <= names and all(n == ".steps" or n.startswith((".step.", ".ledger")) for n in names)
 
 
 def test_probes_try_every_method_along_plain_grpo():
@@ -88,14 +82,14 @@ def test_the_catalogue_has_every_run_once_under_a_name_in_words():
         for run in comparisons.named(runs).values():
             assert catalogue.configs[run.name] == run.config
     grpo = {name for name, config in catalogue.configs.items() if config == comparisons.base(0)}
-    assert grpo == {"results/grpo/seed-0"}  # although the methods and the sweeps look at it, too
+    assert grpo == {"methods/grpo/seed-0"}
 
 
 def test_runs_with_other_settings_get_names_of_their_own():
     committed = comparisons.catalogue().configs
     for runs, name in (
         (comparisons.plain(steps=10, seeds=[0]), "one-update/grpo/seed-0-with-steps-10"),
-        (comparisons.results(seeds=[17], arms=["Clip_B"]), "results/clip-b/seed-17"),
+        (comparisons.methods(seeds=[17], arms=["Clip_B"]), "methods/clip-b/seed-17"),
         (comparisons.ledgers(seeds=[17], steps=5), "ledgers/1-x-0.0003/seed-17-with-steps-5"),
     ):
         run = next(iter(comparisons.named(runs).values()))
