@@ -44,7 +44,7 @@ notebooks: .venv/ready tables  ## refresh the committed outputs, pictures and ta
 	$(BIN)/python -m companion.notebooks.readme
 	$(BIN)/python -m companion.runner.reproduce --refresh
 
-tables: .venv/ready  ## the tidy tables of the committed records -> data/evaluations.csv, data/series.csv
+tables: .venv/ready  ## the tidy tables of the committed records -> data/evaluations.csv, data/series.csv.gz
 	$(BIN)/python -m companion.reports.release --tables
 
 retrain: .venv/ready  ## train every run from nothing, on from where it was interrupted (ANEW=1: anew) -> build/retrained, at the end data/

@@ -8,12 +8,8 @@ import torch
 
 from companion.laboratory.tasks import ALPHABET
 from companion.record import Record
-from companion.reports.evaluation import (
-    avg_at_k,
-    pass_at_k,
-    probability_of_improvement,
-    t_interval,
-)
+from companion.reports.endpoints import points
+from companion.reports.evaluation import probability_of_improvement, t_interval
 from entropy_dynamics import clipping
 from entropy_dynamics.token_statistics import TokenStatistics
 
@@ -31,21 +27,9 @@ def series_table(records: Mapping[tuple[str, int], Record]) -> pd.DataFrame:
 
 
 def evaluation_table(records: Mapping[tuple[str, int], Record]) -> pd.DataFrame:
-    """One row an (arm, seed) and evaluation: step, size, temperature, samples, and means over the problems.
-
-    `avg` is the mean reward, which Avg@K estimates for any K; `pass` is Pass@32, or Pass@samples where there are fewer;
-    `distinct` the number of different right answers; `entropy` in nats.
-    """
-    rows = []
-    for (arm, seed), record in records.items():
-        for evaluation in record.document["evaluations"]:
-            n, correct = evaluation["samples"], np.array(evaluation["correct"])
-            rows.append(
-                {name: evaluation[name] for name in ("step", "size", "temperature", "samples", "entropy")}
-                | {"arm": arm, "seed": seed, "avg": avg_at_k(n, correct).mean()}
-                | {"pass": pass_at_k(n, correct, min(32, n)).mean(), "distinct": np.mean(evaluation["distinct"])}
-            )
-    return pd.DataFrame(rows)
+    """One row an (arm, seed) and evaluation: arm, seed, and the columns of `endpoints.points`."""
+    tables = [points(record).assign(arm=arm, seed=seed) for (arm, seed), record in records.items()]
+    return pd.concat(tables, ignore_index=True)
 
 
 def summary(table: pd.DataFrame, by: str | list[str], column: str) -> pd.DataFrame:

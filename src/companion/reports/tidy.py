@@ -49,10 +49,12 @@ def _about(table: pd.DataFrame, runs: Mapping[str, tuple[Experiment, Record]]) -
             "rule": config.step.rule.name,
             "options": ", ".join(f"{key} {value}" for key, value in config.step.rule.options.items()),
             "updates": config.step.updates,
+            "parts": config.step.parts,
             "learning_rate": config.learning_rate,
             "batches": config.steps,
             "prompts": config.prompts,
             "group_size": config.group_size,
+            "problems": config.problems,
         }
         for name, (config, _) in runs.items()
     }
@@ -60,7 +62,8 @@ def _about(table: pd.DataFrame, runs: Mapping[str, tuple[Experiment, Record]]) -
 
 
 def write(store: Store, data: Path) -> None:
-    """Write evaluations.csv and series.csv to `data`."""
+    """Write evaluations.csv and, since it is large, series.csv.gz to `data`: the same bytes for the same records."""
     runs = released_experiments(store)
-    for name, table in (("evaluations", evaluations(runs)), ("series", series(runs))):
-        table.to_csv(data / f"{name}.csv", index=False, float_format="%.7g", lineterminator="\n")
+    form = {"index": False, "float_format": "%.6g", "lineterminator": "\n"}
+    evaluations(runs).to_csv(data / "evaluations.csv", **form)
+    series(runs).to_csv(data / "series.csv.gz", compression={"method": "gzip", "mtime": 0}, **form)

@@ -1,6 +1,8 @@
 """Releasing records, and the main claims after a training from nothing."""
 
+import gzip
 import re
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -48,7 +50,7 @@ def test_a_release_has_every_record_the_tables_and_the_tokens(tmp_path, small):
     records = {f"runs/{name}.json" for name in small}
     assert files == records | {
         "runs/warm-start/seed-0.safetensors",
-        *("evaluations.csv", "series.csv"),
+        *("evaluations.csv", "series.csv.gz"),
         "lens_tokens.csv",
     }
     store, released = Store(tmp_path / "store"), Store(tmp_path / "other", data / "runs")
@@ -62,7 +64,7 @@ def test_a_release_has_every_record_the_tables_and_the_tokens(tmp_path, small):
     assert set(tokens["update"]) == {0, 1} and set(tokens["seed"]) == {0}
     first = tokens.iloc[0]
     assert first.response[first.position] == first.token and first.problem.endswith(":")
-    series = pd.read_csv(data / "series.csv")
+    series = pd.read_csv(data / "series.csv.gz")
     assert series[["comparison", "arm", "seed", "step"]].values.tolist() == [["results", "grpo", 0, 0]]
 
 
@@ -105,8 +107,11 @@ def test_a_missing_data_folder_is_named(tmp_path, capsys):
 
 def test_the_committed_tables_are_those_of_the_records(tmp_path):
     tidy.write(Store(tmp_path / "store", ROOT / "data" / "runs"), tmp_path)
-    for name in ("evaluations.csv", "series.csv"):
-        assert (tmp_path / name).read_text() == (ROOT / "data" / name).read_text(), f"{name}: run make tables"
+    for name, read in (
+        ("evaluations.csv", Path.read_bytes),
+        ("series.csv.gz", lambda path: gzip.decompress(path.read_bytes())),
+    ):
+        assert read(tmp_path / name) == read(ROOT / "data" / name), f"{name}: run make tables"
 
 
 def test_the_lines_of_pandas_in_the_data_page_run(monkeypatch, capsys):
