@@ -43,7 +43,7 @@ def scores(ledger: pd.DataFrame) -> pd.DataFrame:
 
 
 def theory_explains_more(plain: pd.DataFrame, steered: pd.DataFrame) -> tuple[bool, str]:
-    """First order in the parameters explains more than the baselines; Theorem 3.3 tells more arms' direction than they do.
+    """First order in the parameters explains more than the baselines, and Theorem 3.3 has the direction of more arms.
 
     Args:
         plain: the ledger of plain GRPO, where entropy falls nearly always; steered: that of interventions.
