@@ -57,11 +57,6 @@ def polarization(pass_rates: np.ndarray) -> float:
     return float(rates.var() / (mean * (1 - mean))) if 0 < mean < 1 else float("nan")
 
 
-def interquartile_mean(values: np.ndarray) -> float:
-    """The mean of the middle half."""
-    return float(stats.trim_mean(values, 0.25, axis=None))
-
-
 def probability_of_improvement(ours: Sequence[float], theirs: Sequence[float]) -> float:
     """The share of all pairs (one of ours, one of theirs) in which ours is larger, ties counting half.
 

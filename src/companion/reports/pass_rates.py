@@ -1,13 +1,13 @@
 """What lies behind Avg@K and Pass@K in the last evaluations of a run: Pass@K for every K, histograms of pass rates."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
 from companion.record import Record
 from companion.reports.endpoints import POLICY
-from companion.reports.evaluation import pass_at_k, pass_rate_histogram
+from companion.reports.evaluation import avg_at_k, bootstrap_interval, pass_at_k, pass_rate_histogram
 from companion.runs.plan import plan
 
 Records = Mapping[tuple[str, int], Record]
@@ -52,3 +52,33 @@ def pass_rate_table(records: Records, *, size: int, bins: int = 8) -> pd.DataFra
                 for name, share in zip(names, (none, *shares, every))
             ]
     return pd.DataFrame(rows).groupby(["arm", "seed", "bin"], sort=False, as_index=False)["share"].mean()
+
+
+def by_problem(records: Records, *, size: int) -> pd.DataFrame:
+    """Avg@32 and Pass@32 of every problem, mean over the evaluations: arm, seed, problem, avg, pass."""
+    rows = []
+    for arm, seed, found in evaluations(records):
+        if found["size"] == size:
+            n, correct = found["samples"], np.array(found["correct"])
+            scores = {"avg": avg_at_k(n, correct), "pass": pass_at_k(n, correct, min(32, n))}
+            rows.append(pd.DataFrame(scores).rename_axis("problem").reset_index().assign(arm=arm, seed=seed))
+    return pd.concat(rows).groupby(["arm", "seed", "problem"], sort=False, as_index=False)[["avg", "pass"]].mean()
+
+
+def with_problems_drawn(records: Records, pairs: Sequence[tuple[str, str]], *, size: int) -> pd.DataFrame:
+    """Differences of arms with the same seed when problems are drawn anew, too: see `evaluation.bootstrap_interval`.
+
+    Returns:
+        arm, reference, column (avg or pass), mean, low, high (95 %).
+    """
+    table, rows = by_problem(records, size=size), []
+    for arm, reference in pairs:
+        for column in ("avg", "pass"):
+            wide = {
+                name: table[table["arm"] == name].pivot(index="seed", columns="problem", values=column)
+                for name in (arm, reference)
+            }
+            mean, low, high = bootstrap_interval((wide[arm] - wide[reference]).dropna().to_numpy())
+            about = {"arm": arm, "reference": reference, "column": column}
+            rows.append(about | {"mean": mean, "low": low, "high": high})
+    return pd.DataFrame(rows)

@@ -36,9 +36,8 @@ def test_pass_at_k_edges():
             evaluation.pass_at_k(n, c, k)
 
 
-def test_avg_and_interquartile_mean_by_hand():
+def test_avg_by_hand():
     assert evaluation.avg_at_k(4, np.array([1, 4])).tolist() == [0.25, 1.0]
-    assert evaluation.interquartile_mean(np.array([0.0, 1.0, 2.0, 100.0])) == 1.5
 
 
 def test_histogram_by_hand():

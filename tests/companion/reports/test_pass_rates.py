@@ -32,3 +32,25 @@ def test_pass_rates_count_none_all_and_what_lies_between():
     runs += [evaluated([4] * 8, size=4, step=step) for step in LAST]
     shares = pass_rates.pass_rate_table({("a", 0): Record({"evaluations": runs})}, size=3, bins=2)
     assert dict(zip(shares.bin, shares.share)) == {"none": 3 / 8, "0": 1 / 8, "0.5": 2 / 8, "all": 2 / 8}
+
+
+def run(correct):
+    return Record({"evaluations": [evaluated(correct, step=step) for step in LAST]})
+
+
+def test_every_problem_has_its_own_scores():
+    table = pass_rates.by_problem({("a", 0): run([0, 1, 4])}, size=3)
+    assert table["avg"].tolist() == [0, 0.25, 1] and table["pass"].tolist() == pytest.approx([0, 1, 1])
+
+
+def test_problems_drawn_anew_widen_what_rests_on_few_of_them():
+    seeds = range(8)
+    base = {("GRPO", seed): run([2] * 12) for seed in seeds}
+    alike = base | {("x", seed): run([3] * 12) for seed in seeds}
+    one = base | {("x", seed): run([2] * 9 + [4] * 3) for seed in seeds}
+    even, uneven = (
+        pass_rates.with_problems_drawn(records, [("x", "GRPO")], size=3).set_index("column").loc["avg"]
+        for records in (alike, one)
+    )
+    assert even["mean"] == even["low"] == even["high"] == 0.25
+    assert uneven["mean"] == pytest.approx(0.125) and uneven["low"] < 0.05 and uneven["high"] > 0.2
