@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from companion.laboratory.tasks import ALPHABET
+from companion.puzzles.tasks import ALPHABET
 from companion.record import Record
 from companion.reports.evaluation import avg_at_k, pass_at_k, polarization, probability_of_improvement, t_interval
 from entropy_dynamics import clipping
