@@ -70,7 +70,8 @@ def test_the_start_is_evaluated_as_the_runs_are():
 def test_probes_try_every_method_along_plain_grpo():
     for seed, probe in comparisons.probes().items():
         assert probe.experiment == comparisons.base(seed) and probe.rules[0] == Rule()
-        assert len(set(rule.model_dump_json() for rule in probe.rules)) == len(comparisons.METHODS)
+        assert len(set(rule.model_dump_json() for rule in probe.rules)) == len(comparisons.PROBED)
+        assert probe.rules[: len(comparisons.METHODS)] == tuple(comparisons.METHODS.values())
 
 
 def test_a_sweep_covers_five_values_of_mu_in_both_readings():
