@@ -125,18 +125,28 @@ def tells_signs(effects: pd.DataFrame, optimizer: str) -> tuple[bool, str]:
     return bool(row["low"] > 0), line
 
 
-def ranks_full_runs(effects: pd.DataFrame, ends: pd.DataFrame, *, margin: float = 0.01) -> tuple[bool, str]:
+def with_final_entropy(effects: pd.DataFrame, evaluations: pd.DataFrame) -> pd.DataFrame:
+    """The effects of the rules and seeds that have a full run, and `final`: its last entropy minus GRPO's, in nats.
+
+    Args:
+        evaluations: arm, seed, entropy; one row a full run.
+    """
+    entropy = evaluations.pivot(index="seed", columns="arm", values="entropy")
+    final = entropy.sub(entropy["GRPO"], axis=0).rename_axis(columns="method").stack().rename("final")
+    return effects.merge(final.reset_index(), on=["seed", "method"])
+
+
+def ranks_full_runs(effects: pd.DataFrame, *, margin: float = 0.01) -> tuple[bool, str]:
     """The lens's ranks correlate by over 0.5 with final entropies within a seed; predicted falls are no falls there.
 
     The rules that are predicted to lower entropy must not end lower, in their mean, by `margin` nats or more.
 
     Args:
-        ends: method, seed, final: final entropy minus GRPO's with the same seed, nats.
+        effects: as from `with_final_entropy`.
     """
-    joined = effects.merge(ends, on=["method", "seed"])
-    lens = rank_table(joined, "final").loc["predicted"]
-    predicted = joined.groupby("method")["predicted"].mean()
-    falling = ends[ends["method"].isin(predicted.index[predicted < 0])]
+    lens = rank_table(effects, "final").loc["predicted"]
+    predicted = effects.groupby("method")["predicted"].mean()
+    falling = effects[effects["method"].isin(predicted.index[predicted < 0])]
     mean, low, high = t_interval(falling.groupby("seed")["final"].mean())
     line = (
         f"rank correlation with the final entropy {lens['rank']:.2f}, within a seed {lens['seed']:.2f} "

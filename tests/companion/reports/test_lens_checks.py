@@ -75,13 +75,27 @@ def test_telling_signs_passes_and_fails():
     assert not lens_checks.tells_signs(effects(predicted=up), "adam")[0]
 
 
-def ends(values):
-    return pd.DataFrame([{"method": m, "seed": s, "final": v + 0.001 * s} for m, v in values.items() for s in range(3)])
+def with_ends(values):
+    """The effects above joined with full runs that end `values` from GRPO."""
+    rows = [
+        {"arm": arm, "seed": seed, "entropy": 0.2 + value + 0.001 * seed * (arm != "GRPO")}
+        for arm, value in ({"GRPO": 0.0} | values).items()
+        for seed in range(3)
+    ]
+    return lens_checks.with_final_entropy(effects(), pd.DataFrame(rows))
+
+
+def test_final_entropies_are_minus_grpos_of_the_same_seed():
+    joined = with_ends({"a": 0.3, "d": -0.1})
+    assert set(joined["method"]) == {"a", "d"} and len(joined) == 12
+    assert joined.groupby(["method", "seed"])["final"].first().tolist() == pytest.approx(
+        [0.3, 0.301, 0.302, -0.1, -0.099, -0.098]
+    )
 
 
 def test_full_runs_pass_and_fail():
     fine = {"a": 0.3, "b": 0.2, "c": 0.1, "d": 0.01, "e": 0.0}
-    holds, line = lens_checks.ranks_full_runs(effects(), ends(fine))
+    holds, line = lens_checks.ranks_full_runs(with_ends(fine))
     assert holds and "the 2 rules predicted to lower entropy end +0.006 nats" in line
-    assert not lens_checks.ranks_full_runs(effects(), ends(fine | {"a": -0.1, "b": 0.0}))[0]  # another order
-    assert not lens_checks.ranks_full_runs(effects(), ends(fine | {"d": -0.05, "e": -0.06}))[0]  # falls that show
+    assert not lens_checks.ranks_full_runs(with_ends(fine | {"a": -0.1, "b": 0.0}))[0]  # another order
+    assert not lens_checks.ranks_full_runs(with_ends(fine | {"d": -0.05, "e": -0.06}))[0]  # falls that show
