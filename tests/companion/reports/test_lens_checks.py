@@ -56,23 +56,44 @@ def test_rules_that_move_together_are_one_group():
     assert lens_checks.alike(lens_checks.correlations(apart)) == [["a"], ["b"], ["c"]]
 
 
+def test_clear_signs_by_hand():
+    unclear = effects(adam=RULES | {"d": -2.0})
+    unclear.loc[(unclear["method"] == "d") & (unclear["seed"] == 0), "adam"] = 5.0
+    unclear.loc[unclear["method"] == "b", "adam"] *= -1
+    table = lens_checks.clear_signs(unclear, "adam")
+    assert table["clear"].tolist() == [4, 4] and table["lens"].tolist() == [3, 3]
+    assert table["always"].tolist() == [2, 2]
+    assert table["falls"].tolist() == [["b", "e"]] * 2 and table["wrong"].tolist() == [["b"]] * 2
+
+
 def test_ranking_passes_and_fails():
     holds, line = lens_checks.ranks_the_rules(effects(), "sgd")
     assert holds and "of 5 rules 1.00" in line
     assert not lens_checks.ranks_the_rules(effects(predicted=SHUFFLED), "sgd")[0]
-    assert not lens_checks.ranks_the_rules(effects(smaller=RULES), "sgd")[0]  # counting does as well
+    uneven = effects()  # one seed the other way round: a good order of the means, and nothing within a seed
+    uneven.loc[uneven["seed"] == 0, "sgd"] *= -0.1
+    assert lens_checks.rank_table(uneven, "sgd")["rank"]["predicted"] > 0.8
+    assert not lens_checks.ranks_the_rules(uneven, "sgd")[0]
 
 
-def test_a_near_covariance_passes_and_a_far_one_fails():
-    holds, line = lens_checks.covariance_is_near(effects())
-    assert holds and "+0.000 (+0.000 to +0.000) with SGD" in line
-    assert not lens_checks.covariance_is_near(effects(covariance=SHUFFLED))[0]
+def test_being_ahead_passes_and_fails():
+    holds, line = lens_checks.is_ahead(effects(), ["dropped", "smaller"], ["adam"])
+    assert holds and "share of tokens dropped with Adam +1" in line
+    assert not lens_checks.is_ahead(effects(smaller=RULES), ["dropped", "smaller"], ["adam"])[0]
+    assert not lens_checks.is_ahead(effects(sgd=SHUFFLED), ["dropped"], ["sgd", "adam"])[0]
 
 
-def test_telling_signs_passes_and_fails():
-    assert lens_checks.tells_signs(effects(), "adam")[0]
-    up = {rule: abs(value) for rule, value in RULES.items()}
-    assert not lens_checks.tells_signs(effects(predicted=up), "adam")[0]
+def test_being_near_passes_and_fails():
+    holds, line = lens_checks.is_near(effects(), "covariance")
+    assert holds and "covariance with log p with SGD +0.000 (+0.000 to +0.000)" in line
+    assert not lens_checks.is_near(effects(), "dropped")[0]
+
+
+def test_clear_signs_pass_and_fail():
+    holds, line = lens_checks.no_clear_sign_is_wrong(effects(), least=10)
+    assert holds and "Adam: lens 10 of 10, always '+' 6" in line
+    assert not lens_checks.no_clear_sign_is_wrong(effects(), least=11)[0]
+    assert not lens_checks.no_clear_sign_is_wrong(effects(predicted=RULES | {"c": -0.1}), least=10)[0]
 
 
 def with_ends(values):
