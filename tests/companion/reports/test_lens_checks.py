@@ -90,10 +90,13 @@ def test_being_near_passes_and_fails():
 
 
 def test_clear_signs_pass_and_fail():
-    holds, line = lens_checks.no_clear_sign_is_wrong(effects(), least=10)
-    assert holds and "Adam: lens 10 of 10, always '+' 6" in line
-    assert not lens_checks.no_clear_sign_is_wrong(effects(), least=11)[0]
-    assert not lens_checks.no_clear_sign_is_wrong(effects(predicted=RULES | {"c": -0.1}), least=10)[0]
+    rises = {rule: abs(value) for rule, value in RULES.items()}
+    up = {"sgd": rises, "adam": rises, "predicted": rises}
+    holds, line = lens_checks.no_clear_sign_is_wrong(effects(**up), least=10)
+    assert holds and "Adam: lens 10 of 10, always '+' 10" in line
+    assert not lens_checks.no_clear_sign_is_wrong(effects(**up), least=11)[0]
+    assert not lens_checks.no_clear_sign_is_wrong(effects(**up | {"predicted": rises | {"c": -0.1}}), least=10)[0]
+    assert not lens_checks.no_clear_sign_is_wrong(effects(), least=10)[0]  # all right, but four in ten are falls
 
 
 def with_ends(values):
