@@ -15,31 +15,58 @@ def lens(table: pd.DataFrame, finals: pd.DataFrame) -> Figure:
 
     Args:
         table: of `tables.lens_table`, in the order of the rows from top to bottom.
-        finals: mean, low, high of the final entropy minus GRPO's, by method.
+        finals: mean, low, high of the final entropy minus GRPO's, by method; rows without one stay empty there.
     """
-    figure, panels = plt.subplots(1, 3, figsize=(WIDTH * 1.15, 0.24 * len(table) + 1.3), sharey=True)
+    figure, panels = plt.subplots(1, 3, figsize=(WIDTH * 1.15, 0.2 * len(table) + 1.5), sharey=True)
     rows = -np.arange(len(table))
     for panel, name, title in zip(panels, ("sgd", "adam"), ("one update, SGD", "one update, Adam")):
         low, high = table[name] - table[f"{name}_low"], table[f"{name}_high"] - table[name]
         panel.errorbar(table[name], rows, xerr=(low, high), fmt="o", color=POSITIVE, ms=4, lw=1.2, label="measured")
         panel.plot(table[f"{name}_predicted"], rows, "D", mfc="none", color=NEGATIVE, ms=5, label="predicted, scaled")
         largest = table[[name, f"{name}_predicted"]].abs().to_numpy().max()
-        panel.set_xscale("symlog", linthresh=largest / 30, linscale=0.8)
+        power = int(np.floor(np.log10(largest)))
+        panel.set_xscale("symlog", linthresh=10.0 ** (power - 1), linscale=0.8)
         panel.set_xlim(-2 * largest, 2 * largest)
-        panel.set_xticks([-largest, 0, largest], [f"{-largest:.0e}", "0", f"{largest:.0e}"], fontsize=8)
+        ticks = {sign * 10.0**p: f"${'-' * (sign < 0)}10^{{{p}}}$" for sign in (-1, 1) for p in (power - 1, power)}
+        panel.set_xticks([0, *ticks], ["0", *ticks.values()], fontsize=7)
         panel.set_title(title, fontsize=10)
-        panel.set_xlabel("change of entropy relative\nto GRPO's (nats)")
-    chosen = finals.loc[table["method"]]
+        panel.set_xlabel(f"change minus GRPO's (nats),\nsymlog, linear to $10^{{{power - 1}}}$", fontsize=8)
+    chosen = finals.reindex(table["method"])
     spread = (chosen["mean"] - chosen["low"], chosen["high"] - chosen["mean"])
     panels[2].errorbar(chosen["mean"], rows, xerr=spread, fmt="s", color="black", ms=3.5, lw=1, label="measured")
     panels[2].set_title("full run", fontsize=10)
-    panels[2].set_xlabel("final entropy minus\nGRPO's (nats)")
+    panels[2].set_xlabel("final entropy\nminus GRPO's (nats)", fontsize=8)
     panels[0].set_yticks(rows, table["method"], fontsize=8)
+    panels[0].set_ylim(-len(table), 1)
     for panel in panels:
         panel.axvline(0, color="black", lw=0.8)
+        panel.grid(axis="y", lw=0.3)
         panel.minorticks_off()
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=2, fontsize=8)
+    return figure
+
+
+def rivals(table: pd.DataFrame) -> Figure:
+    """How each predictor ranks the rules: one panel a measurement, one row a predictor.
+
+    Args:
+        table: measured (the panel's title), predictor, and of `lens_checks.rank_table` rank, seed, low, high.
+    """
+    titles, names = (list(dict.fromkeys(table[column])) for column in ("measured", "predictor"))
+    figure, panels = plt.subplots(1, len(titles), figsize=(WIDTH * 1.1, 2.3), sharey=True, sharex=True)
+    rows = -np.arange(len(names))
+    for panel, title in zip(panels, titles):
+        some = table[table["measured"] == title].set_index("predictor").loc[names]
+        spread = (some["seed"] - some["low"], some["high"] - some["seed"])
+        panel.errorbar(some["seed"], rows, xerr=spread, fmt="o", color=POSITIVE, ms=4, lw=1.2, label="within a seed")
+        panel.plot(some["rank"], rows, "D", mfc="none", color=NEGATIVE, ms=5, label="of means over seeds")
+        panel.axvline(0, color="black", lw=0.8)
+        panel.set_title(title, fontsize=9)
+        panel.set_xlabel("rank correlation", fontsize=8)
+    panels[0].set_yticks(rows, names, fontsize=8)
+    panels[0].set_xlim(-0.2, 1.05)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, fontsize=8)
     return figure
 
 

@@ -11,6 +11,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from companion.instruments.rivals import rivals
 from companion.laboratory import updates
 from companion.laboratory.experiment import Experiment, Trainer
 from companion.laboratory.ledger import state_entropies
@@ -41,9 +42,10 @@ def run_probe(config: Probe, weights: dict[str, Tensor]) -> Record:
 
     Returns:
         A record whose document holds `effects`, a table by columns with a row for each (at, batch, update, rule):
-        predicted, the mean of `lens.predicted_change` over the tokens; adam and sgd, the measured changes of the mean
-        entropy over the batch's states in nats; and `texts`, of the first batch of each `at` the problem and response
-        of each row. Its tensors are the columns of a table of tokens of those batches (see `_tokens`).
+        predicted, the mean of `lens.predicted_change` over the tokens, and those of its `rivals`; adam and sgd, the
+        measured changes of the mean entropy over the batch's states in nats; and `texts`, of the first batch of each
+        `at` the problem and response of each row. Its tensors are the columns of a table of tokens of those batches
+        (see `_tokens`).
     """
     trainer = Trainer(config.experiment, weights)
     effects, texts, tables = [], [], []
@@ -91,7 +93,7 @@ def _probe_batch(
                 "predicted": predicted,
                 "adam": change,
                 "sgd": state_entropies(sgd, rollout) - before,
-            }
+            } | rivals(batch, terms)
             means = {name: float(f"{value[rollout.mask].mean().item():.7g}") for name, value in means.items()}
             rows.append({"update": update, "rule": number} | means)
             if first and number == 0:

@@ -91,16 +91,15 @@ def effects_table(records: Mapping[int, Record], names: Sequence[str]) -> pd.Dat
         records: of probes, by seed; names: of their rules, in order.
 
     Returns:
-        seed, at, batch, update, method; differences in predicted (nats per unit of effective step) and in the measured
-        adam and sgd (nats).
+        seed, at, batch, update, method; differences in predicted (nats per unit of effective step), in what each rival
+        predictor says, and in the measured adam and sgd (nats).
     """
-    tables = []
+    tables, keys = [], ["at", "batch", "update"]
     for seed, record in records.items():
         effects = pd.DataFrame(record.document["effects"])
         if effects["rule"].nunique() != len(names):
             raise ValueError(f"the probe has {effects['rule'].nunique()} rules, expected {len(names)} names")
-        keys = ["at", "batch", "update"]
-        columns = ["predicted", "adam", "sgd"]
+        columns = [name for name in effects if name not in (*keys, "rule")]
         wide = effects.merge(effects[effects["rule"] == 0][keys + columns], on=keys, suffixes=("", "_reference"))
         for name in columns:
             wide[name] -= wide[f"{name}_reference"]

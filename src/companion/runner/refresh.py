@@ -12,8 +12,10 @@ from companion.runner.checks import NotebookProblem, read_executed, read_noteboo
 from companion.runner.receipts import Settings, read_receipt, run_key
 
 
-def refresh_committed(paths: list[Path], settings: Settings) -> None:
+def refresh_committed(paths: list[Path], settings: Settings, *, partial: bool = False) -> None:
     """Overwrite the committed notebooks and the README's pictures with what the last run made.
+
+    After a `partial` run, of some notebooks only, pictures that were not made may stay as they are.
 
     Raises:
         NotebookProblem: a notebook was edited while it ran, or the README shows a picture that no notebook made.
@@ -21,7 +23,10 @@ def refresh_committed(paths: list[Path], settings: Settings) -> None:
     readme = settings.notebooks.resolve().parent / "README.md"
     text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
     shown = re.findall(r"\(notebooks/figures/([\w.-]+\.png)\)", text)
-    if missing := [name for name in shown if not (settings.build / "figures" / name).is_file()]:
+    pictures = settings.notebooks / "figures"
+    made = [name for name in shown if (settings.build / "figures" / name).is_file()]
+    kept = [name for name in shown if partial and (pictures / name).is_file()]
+    if missing := sorted(set(shown) - {*made, *kept}):
         raise NotebookProblem("README.md", f"shows {', '.join(missing)}, which no notebook has made")
     for path in paths:
         if run_key(read_notebook(path, {}), settings) != read_receipt(path.stem, settings)["key"]:
@@ -30,8 +35,7 @@ def refresh_committed(paths: list[Path], settings: Settings) -> None:
         write_atomically(
             path, nbformat.writes(_without_traces(read_executed(settings.build / "notebooks" / path.name))) + "\n"
         )
-    pictures = settings.notebooks / "figures"
-    for name in shown:
+    for name in made:
         pictures.mkdir(exist_ok=True)
         shutil.copyfile(settings.build / "figures" / name, pictures / name)
 

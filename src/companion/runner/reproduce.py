@@ -128,7 +128,7 @@ def _run(paths: list[Path], settings: Settings, options: argparse.Namespace) -> 
         return 1
     if options.refresh and not failures:
         try:
-            refresh_committed(paths, settings)
+            refresh_committed(paths, settings, partial=bool(options.only))
         except NotebookProblem as problem:
             print(f"\nFAILED {problem}")
             return 1

@@ -148,7 +148,7 @@ def expected_seconds(config: Config) -> float:
         evaluations = len(config.evaluation_sizes) * len(config.evaluation_temperatures)
         responses = config.steps * config.prompts * config.group_size
         return 0.04 * config.evaluation_samples * evaluations + 2e-4 * responses * (1 + config.step.updates)
-    return {Probe: 180.0, Anatomy: 100.0}[type(config)]
+    return {Probe: 240.0, Anatomy: 100.0}[type(config)]
 
 
 def made_with(records: Sequence[Record]) -> str:

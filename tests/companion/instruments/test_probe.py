@@ -20,6 +20,9 @@ N, T, V = 12, 5, 7
 OPTIONS = {
     "clip_b": {"mu": 0.5},
     "clip_v": {"mu": 0.5},
+    "masked_share": {"statistic": "S", "share": 0.3},
+    "sign_weights": {"strength": 0.2},
+    "reference_kl": {"coefficient": 0.1},
     "matched_mask": {"like": "clip_b", "mu": 0.5, "choice": "random"},
     "intervention": {"action": "keep", "advantage": "negative", "statistic": "S", "sign": "above"},
     "clip_cov": {"low": 0.1, "fraction": 0.1},
@@ -41,7 +44,9 @@ def test_for_a_tabular_policy_the_lens_is_the_first_order_of_the_loss(name):
     temperature = 0.8
     now, then = (token_statistics(z.detach(), tokens, temperature=temperature) for z in (logits, old))
     rows = torch.arange(3).repeat_interleave(4)
-    batch = TokenBatch(now, then, advantages, rewards.expand(N, T), mask, rows, entropies=(0.1, 0.1))
+    batch = TokenBatch(
+        now, then, advantages, rewards.expand(N, T), mask, rows, entropies=(0.1, 0.1), reference=then.log_prob - 0.1
+    )
     terms = Rule(name=name, options=OPTIONS.get(name, {}))(batch, generator)
     log_prob = token_statistics(logits, tokens, temperature=temperature).log_prob
     loss = grpo.loss(log_prob, theory.entropy(logits / temperature), batch, terms)
@@ -87,6 +92,10 @@ def test_a_probe_has_a_row_for_every_trial_and_a_token_table_for_every_first_bat
         row = effects["at"].index(at)
         assert effects["rule"][row] == 0 and effects["adam"][row] == pytest.approx(mean, rel=1e-3)
         assert effects["predicted"][row] == pytest.approx(tokens["predicted"][fresh].mean().item(), rel=1e-3)
+        size = tokens["advantage"][fresh].abs().mean().item()
+        assert effects["smaller"][row] == pytest.approx(-size, rel=1e-3) and effects["dropped"][row] == 0
+        moved = (-tokens["advantage"] * tokens["discriminator"])[fresh].mean().item()
+        assert effects["uncentred"][row] == pytest.approx(moved, rel=1e-3)
     assert [len(t) for t in record.document["texts"]] == [32, 32]
 
 

@@ -506,6 +506,18 @@ def test_refresh_wants_the_pictures_of_the_readme(done, capsys):
     assert (done.root / "notebooks" / "00_demo.ipynb").read_bytes() == before
 
 
+def test_refresh_of_one_notebook_keeps_the_pictures_of_the_others(done, capsys):
+    (done.root / "README.md").write_text("![dot](notebooks/figures/dot.png) ![spot](notebooks/figures/spot.png)")
+    pictures = done.root / "notebooks" / "figures"
+    assert done.run("--refresh", "--only", "00") == 1
+    assert "shows spot.png, which no notebook has made" in capsys.readouterr().out
+    pictures.mkdir()
+    (pictures / "spot.png").write_text("of another notebook")
+    assert done.run("--refresh") == 1
+    assert done.run("--refresh", "--only", "00") == 0
+    assert (pictures / "dot.png").read_text() == "x is 1" and (pictures / "spot.png").read_text() == "of another notebook"
+
+
 def test_refresh_commits_outputs_without_traces_of_the_run(done):
     (done.root / "README.md").write_text("![dot](notebooks/figures/dot.png)")
     assert done.run("--refresh") == 0

@@ -64,7 +64,8 @@ def test_the_start_is_evaluated_as_the_runs_are():
 def test_probes_try_every_method_along_plain_grpo():
     for seed, probe in comparisons.probes().items():
         assert probe.experiment == comparisons.base(seed) and probe.rules[0] == Rule()
-        assert len(set(rule.model_dump_json() for rule in probe.rules)) == len(comparisons.METHODS)
+        assert len(set(rule.model_dump_json() for rule in probe.rules)) == len(comparisons.PROBED)
+        assert probe.rules[: len(comparisons.METHODS)] == tuple(comparisons.METHODS.values())
 
 
 def test_a_sweep_covers_five_values_of_mu_in_both_readings():
@@ -75,7 +76,7 @@ def test_a_sweep_covers_five_values_of_mu_in_both_readings():
 
 def test_the_catalogue_has_every_run_once_under_a_name_in_words():
     catalogue = comparisons.catalogue()
-    assert len({identity(config) for config in catalogue.configs.values()}) == len(catalogue.configs) == 271
+    assert len({identity(config) for config in catalogue.configs.values()}) == len(catalogue.configs) == 603
     for name in catalogue.configs:
         assert re.fullmatch(r"[a-z][a-z-]*(/[a-z0-9][a-z0-9.-]*)?/seed-\d+", name), name
     for runs in comparisons.released():
