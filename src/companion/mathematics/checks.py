@@ -1,6 +1,6 @@
-"""What decides the claims of notebooks 01 to 04: each function returns whether a claim holds, and the evidence in a line.
+"""What decides the claims of notebooks 01 to 04: each function returns whether a claim holds, and the evidence.
 
-A check is as strong as its claim: the wrong formulas of docs/mutants.md must fail it, but for the survivors named there.
+A check is as strong as its claim: it fails with the wrong formulas of docs/mutants.md, but for survivors named there.
 """
 
 import math
@@ -84,9 +84,9 @@ def formula(agreements: pd.DataFrame, *, r_squared_floor: Sequence[float], sign_
 
 
 def sign_rule(sizes: Sequence[int], steps: Sequence[float], *, states: int, seed: int) -> Decision:
-    """The sign rule holds to the very edge of its radius for every token, falls at every step; no wider radius would do.
+    """The sign rule holds to the very edge of its radius, its falls at every step, and no wider radius would do.
 
-    Every token of every policy is pushed by every step, up and down, and by its own radius. Then tokens so rare that
+    Every token of every policy is pushed by every step, up and down, and by its own radius. Then a token so rare that
     the rule fails 1 % beyond the radius.
     """
     tried = falls = rises = beyond = wrong_falls = wrong_rises = 0
@@ -111,8 +111,9 @@ def sign_rule(sizes: Sequence[int], steps: Sequence[float], *, states: int, seed
         edge.append(theory.exact_change(z, theory.single_logit_update(z, torch.tensor(0), share * radius)).item())
     return (
         wrong_falls == wrong_rises == 0 < beyond and min(falls, rises) > tried / 10 and edge[0] > 0 > edge[1],
-        f"{tried:,} updates, {falls:,} predicted falls and {rises:,} predicted rises within the radius, none wrong; beyond it "
-        f"{beyond:,} rises are falls; of a token with H + log p = {-radius:.0f} the sign is right at the radius, wrong 1 % beyond",
+        f"{tried:,} updates, {falls:,} predicted falls and {rises:,} predicted rises within the radius, none wrong; "
+        f"beyond it {beyond:,} rises are falls; of a token with H + log p = {-radius:.0f} the sign is right at the "
+        "radius and wrong 1 % beyond",
     )
 
 
@@ -125,8 +126,8 @@ def sign_rule_of_tokens(changes: pd.DataFrame) -> Decision:
     counts = [f"{wrong[changes.step == step].sum()} at eps = {step:g}" for step in sorted(changes.step.unique())]
     return (
         (wrong & falls).sum() == 0 and (wrong & inside).sum() == 0 < wrong.sum() and (~falls & inside).sum() > 500,
-        f"{(~falls & inside).sum():,} predicted rises inside the radius; wrong: {', '.join(counts)} of {changes.token.nunique():,} "
-        "tokens; all of them predicted rises outside the radius",
+        f"{(~falls & inside).sum():,} predicted rises inside the radius; wrong: {', '.join(counts)} of "
+        f"{changes.token.nunique():,} tokens; all of them predicted rises outside the radius",
     )
 
 
@@ -252,15 +253,14 @@ def baseline_of_states(
     )
     flips = (alone < 0) & (smallest.exact > 0)
     mass = band.groupby("source", sort=False).mass.mean()
+    share, band_flips, others_flip = is_band.mean(), flips[is_band].mean(), flips[is_likely].mean()
     return (
-        band.baseline.min() > -1e-12
-        and mass.iloc[1] > 0.05
-        and is_band.mean() > 0.05
-        and flips[is_band].mean() > 0.99
-        and flips[is_likely].mean() < 0.01,
-        f"E_p[S] never negative; band mass {mass.iloc[1]:.1%} (random policies {mass.iloc[0]:.1%}); {is_band.mean():.1%} of sampled "
-        f"tokens lie in it, and {flips[is_band].mean():.1%} of those change sign at step {step:g}, {flips[is_likely].mean():.1%} of those "
-        "with S above it",
+        bool(
+            band.baseline.min() > -1e-12 and min(mass.iloc[1], share) > 0.05 and band_flips > 0.99 > 0.01 > others_flip
+        ),
+        f"E_p[S] never negative; band mass {mass.iloc[1]:.1%} (random policies {mass.iloc[0]:.1%}); {share:.1%} of "
+        f"sampled tokens lie in it, and {band_flips:.1%} of those change sign at step {step:g}, {others_flip:.1%} of "
+        "those above it",
     )
 
 
@@ -284,7 +284,8 @@ def length_bias(bias: pd.DataFrame) -> Decision:
     stays = bias.sequences.abs().min() > 0.9 * abs(bias.tokens.iloc[0]) > 1e-4
     return (
         bool(abs(slope + 1) < 0.05 and stays),
-        f"bias of the mean per response {bias.sequences.iloc[-1]:.5f} nats at every batch size; of the token mean, slope {slope:.2f}",
+        f"bias of the mean per response {bias.sequences.iloc[-1]:.5f} nats at every batch size; of the token mean, "
+        f"slope {slope:.2f}",
     )
 
 
@@ -304,7 +305,8 @@ def batch_means(means: pd.DataFrame, variance: Tensor) -> Decision:
     return (
         bool(abs(slope + 0.5) < 0.05 and abs(square - 1) < 3.5 * noise and offsets.max() < 4),
         f"RMS mean of D falls with slope {slope:.2f}; mean square in units of the exact standard error {square:.2f}, "
-        f"1 to within {3.5 * noise:.2f}; means over all batches within {offsets.max():.1f} of their standard errors of zero",
+        f"expected 1 to within {3.5 * noise:.2f}; means over all batches within {offsets.max():.1f} of their standard "
+        "errors of zero",
     )
 
 
@@ -313,8 +315,8 @@ def mean_of_tokens(centred: Tensor, discriminator: Tensor, standard_error: float
     mean_d, mean_s = centred.double().mean().item(), discriminator.double().mean().item()
     return (
         abs(mean_d) < 3 * standard_error and mean_s > 10 * standard_error,
-        f"{len(centred):,} tokens: mean D = {mean_d:.4f} ({mean_d / standard_error:.1f} standard errors of {standard_error:.4f}), "
-        f"mean S = {mean_s:.3f}",
+        f"{len(centred):,} tokens: mean D = {mean_d:.4f} ({mean_d / standard_error:.1f} standard errors of "
+        f"{standard_error:.4f}), mean S = {mean_s:.3f}",
     )
 
 
@@ -334,22 +336,19 @@ def samplers(bias: pd.DataFrame) -> Decision:
 
 
 def stale_bias(logits: Tensor) -> Decision:
-    """A step behind, E[D] is -alpha (p_k D_k - Cov_p(p, S)) to first order, whose mean over k ~ p is zero: an even bias."""
+    """A step behind, E[D] is -alpha (p_k D_k - E_p[p D]) to first order, which is zero over k ~ p: an even bias."""
     p = logits.softmax(-1)
     linear = sampling.stale_slope(logits)
-    small, large = (
-        {sign: sampling.stale_bias(logits, sign * alpha) for sign in (1, -1)} for alpha in (1e-3, 1e-2)
-    )
-    odd = (small[1] - small[-1]) / 2e-3
-    error = (odd - linear).abs().max().item() / linear.abs().max().item()
-    mean = {alpha: {s: (p * b).sum(-1).mean().item() for s, b in t.items()} for alpha, t in ((1e-3, small), (1e-2, large))}
-    ratio = mean[1e-3][-1] / mean[1e-3][1]
-    slope = math.log10(mean[1e-2][1] / mean[1e-3][1])
-    vanishes = torch.linalg.vecdot(p, linear).abs().max().item()
+    bias = {alpha: sampling.stale_bias(logits, alpha) for alpha in (1e-3, -1e-3, 1e-2)}
+    error = ((bias[1e-3] - bias[-1e-3]) / 2e-3 - linear).abs().max().item() / linear.abs().max().item()
+    over_tokens = torch.linalg.vecdot(p, linear).abs().max().item()
+    forth, back, further = (torch.linalg.vecdot(p, value).mean().item() for value in bias.values())
+    slope = math.log10(further / forth)
     return (
-        error < 1e-4 and vanishes < 1e-15 and abs(ratio - 1) < 0.01 and abs(slope - 2) < 0.01,
-        f"the linear part is the formula to {error:.0e} of its size, and zero to 1e-15 over k ~ p; there steps of -0.001 and +0.001 "
-        f"bias D alike (ratio {ratio:.3f}), by {mean[1e-3][1] / 1e-6:.3f} alpha^2 nats (slope {slope:.2f})",
+        error < 1e-4 and over_tokens < 1e-15 and abs(back / forth - 1) < 0.01 and abs(slope - 2) < 0.01,
+        f"the linear part is the formula to {error:.0e} of its size, and zero to 1e-15 over k ~ p; there steps of "
+        f"-0.001 and +0.001 bias D alike (ratio {back / forth:.3f}), by {forth / 1e-6:.3f} alpha^2 nats "
+        f"(slope {slope:.2f})",
     )
 
 
@@ -383,8 +382,8 @@ def exact_remainder(sizes: Sequence[int], *, states: int, seed: int) -> Decision
                 change = theory.first_order_change(z, delta) + remainder.remainder(z, delta)
                 error = max(error, (theory.exact_change(z, delta) - change).abs().max().item() / max(step, 1))
     return error < 1e-10, (
-        f"on random policies of up to {max(sizes):,} tokens and steps up to 1,000 both ways it agrees with the recomputed entropy "
-        "to 1e-10 nats per unit of step"
+        f"on random policies of up to {max(sizes):,} tokens and steps up to 1,000 both ways it agrees with the "
+        "recomputed entropy to 1e-10 nats per unit of step"
     )
 
 
@@ -419,8 +418,8 @@ def remainder_bound(adversaries: pd.DataFrame, *, states: int, seed: int) -> Dec
     tight = min(reached[name] for name in ("F <= 1/4", "t <= 1 / (6 sqrt 3)")), reached["t log(F / t) <= 1 / (4 e)"]
     return (
         bool(gap < 1e-12 and tight[0] > 0.999 and tight[1] > 0.85 and share.max() <= 1 and 0.98 < sharpest[100] <= 1),
-        f"all steps of the proof hold and add up to the bound; the worst GRPO steps found reach {share.min():.0%} to {share.max():.0%} "
-        f"of it, pushes of one logit {sharpest[5]:.0%} at V = 10^5 and {sharpest[100]:.0%} at 10^100",
+        f"all steps of the proof hold and add up to the bound; the worst GRPO steps found reach {share.min():.0%} to "
+        f"{share.max():.0%} of it, pushes of one logit {sharpest[5]:.0%} at V = 10^5 and {sharpest[100]:.0%} at 10^100",
     )
 
 
@@ -458,9 +457,9 @@ def radii_of_tokens(radii: pd.DataFrame) -> Decision:
         and ratio.between(0.8, 1.25).mean() > 0.9
         and abs(ratio.median() - 1) < 0.1
         and len(small) > 9,
-        f"{len(radii)} sampled tokens: median radius {radii.radius.median():.1f}, below 0.1 for {(radii.radius < 0.1).mean():.1%}; of the "
-        f"{len(small)} radii below 0.3, |D / Q| tells {ratio.between(0.8, 1.25).mean():.0%} to within a quarter, at the median "
-        f"{ratio.median():.2f} of the radius",
+        f"{len(radii)} sampled tokens: median radius {radii.radius.median():.1f}, below 0.1 for "
+        f"{(radii.radius < 0.1).mean():.1%}; of the {len(small)} radii below 0.3, |D / Q| tells "
+        f"{ratio.between(0.8, 1.25).mean():.0%} to within a quarter, {ratio.median():.2f} of the radius at the median",
     )
 
 

@@ -78,8 +78,8 @@ def steps_of_the_proof(logits: Tensor, direction: Tensor) -> dict[str, tuple[Ten
 
     The names are those of notebook 04, in units of the squared span: x is `direction` scaled to [0, 1], f its squared
     deviation from the mean under q, with the mean F; t is half the mean of |f - F|, A and B are the tokens with f above
-    and below F, weighted with |f - F|, and C = E[(log q + H) f], so that the second derivative of H is -F - C. The bound
-    is half the sum of the larger sides of F, of t times log(V - 1), and of t log(F / t).
+    and below F, weighted with |f - F|, and C = E[(log q + H) f], so that the second derivative of H is -F - C. The
+    bound is half the sum of the larger sides of F, of t times log(V - 1), and of t log(F / t).
 
     Args:
         logits, direction: (..., V); the span of `direction` must not be zero, masked tokens are left out.
@@ -197,20 +197,19 @@ def trust_radius(logits: Tensor, token: Tensor, *, smallest: float = 1e-3, large
             point = size.expand_as(first)
             wrong, back = is_wrong(sign * point), is_turning_back(sign * point)
             if (dip := back_before & ~back & ~wrong & high.isinf()).any():
-                _, bottom = _bisect(low, point, dip, lambda middle: ~is_turning_back(sign * middle))
+                _, bottom = _bisect(low, point, dip, lambda middle, sign=sign: ~is_turning_back(sign * middle))
                 wrong_at_bottom = dip & is_wrong(sign * bottom)
                 point, wrong = torch.where(wrong_at_bottom, bottom, point), wrong | wrong_at_bottom
             high = torch.where(wrong & high.isinf(), point, high)
             low = torch.where(high.isinf(), point, low)
             back_before = back
-        _, high = _bisect(low, high, (low > 0) & high.isfinite(), lambda middle: is_wrong(sign * middle))
+        between = (low > 0) & high.isfinite()
+        _, high = _bisect(low, high, between, lambda middle, sign=sign: is_wrong(sign * middle))
         radius = torch.minimum(radius, high)
     return radius
 
 
-def _bisect(
-    low: Tensor, high: Tensor, where: Tensor, is_beyond: Callable[[Tensor], Tensor]
-) -> tuple[Tensor, Tensor]:
+def _bisect(low: Tensor, high: Tensor, where: Tensor, is_beyond: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
     """`low` and `high`, 1/6 of a decade apart, within 0.1 % of where `is_beyond` changes; unchanged but `where`."""
     for _ in range(9):
         middle = torch.where(where, (low * high).sqrt(), 1.0)

@@ -80,7 +80,7 @@ def sampler_bias(
 
 
 def stale_bias(logits: Tensor, alpha: float) -> Tensor:
-    """E_{i~p}[D_i'] with D' of the policy that is one GRPO step alpha on token k ahead of p; for every k, (n, V), nats."""
+    """E_{i~p}[D_i'], D' of the policy that is a GRPO step alpha on token k ahead of p; for every k, (n, V), in nats."""
     every = logits.unsqueeze(-2).expand(*logits.shape, -1)
     tokens = torch.arange(logits.shape[-1]).expand(logits.shape)
     ahead = every + theory.grpo_logit_update(every, tokens, alpha)

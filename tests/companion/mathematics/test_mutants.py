@@ -17,16 +17,16 @@ from companion.provenance import ROOT
 with Path(__file__).with_name("mutants.csv").open(encoding="utf-8", newline="") as file:
     MUTANTS = list(csv.DictReader(file))
 DECIDED_FROM_RECORDS = {  # of training or of single steps: about a network, not about a formula
-    *("corollary-3.5-training", "effective-step", "parameters-first-order", "theorem-by-batch", "theorem-by-state-real"),
-    *("unseen-states", "optimizers", "kernel-own", "ledger-along-a-run", "alpha-measured"),
+    *("corollary-3.5-training", "effective-step", "alpha-measured", "parameters-first-order", "theorem-by-batch"),
+    *("theorem-by-state-real", "unseen-states", "optimizers", "kernel-own", "ledger-along-a-run"),
 }
 HEAD = """# Wrong formulas that the checks must notice
 
-Each row changes one sign, term or constant of the code behind a claim of notebooks 01 to 04 and decides the claim again
-by its own check (`companion.mathematics.checks`), on smaller vocabularies than in the notebook and, for the claims about a
-language model, on random policies in its place. A mutant that survives is named with the reason: there the claim says
-less, too. Claims that are decided from records of training are not in the table. A test keeps this page equal to what
-`tests/companion/mathematics/test_mutants.py` finds.
+Each row changes one sign, term or constant of the code behind a claim of notebooks 01 to 04 and decides the claim
+again by its own check (`companion.mathematics.checks`), on smaller vocabularies than in the notebook and, for the
+claims about a language model, on random policies in its place. A mutant that survives is named with the reason: there
+the claim says less, too. Claims that are decided from records of training are not in the table. A test keeps this page
+equal to what `tests/companion/mathematics/test_mutants.py` finds.
 """
 
 
@@ -54,7 +54,6 @@ def decide(claim):
     """The decision of a claim of mathematics, as its notebook makes it but with less to compute."""
     import numpy as np
     import pandas as pd
-    import torch
 
     from companion.mathematics import checks, remainder, sampling, symbolic, verification
 
@@ -72,13 +71,12 @@ def decide(claim):
         return checks.formula(verification.agreement_table(changes(update), update), **floors)
 
     def orders(update):
-        return checks.orders(
-            verification.remainder_table(update, sizes, checks.SMALL_STEPS, **small)
-        )
+        return checks.orders(verification.remainder_table(update, sizes, checks.SMALL_STEPS, **small))
 
     def band():
         other, _ = verification.random_policies(100, 300, seed=seed + 1)
-        tables = [verification.band_table([z]).assign(source=n) for n, z in (("random", other), ("other", sampled()[0]))]
+        logits = {"random": other, "in place of a model": sampled()[0]}
+        tables = [verification.band_table([z]).assign(source=name) for name, z in logits.items()]
         return checks.baseline_of_states(
             changes(verification.GRPO), pd.concat(tables, ignore_index=True), [sampled()], steps[0]
         )
@@ -98,7 +96,8 @@ def decide(claim):
         sequences = sampling.enumerate_sequences(vocabulary=3, max_length=4, seed=seed)
         responses = 2 ** np.arange(9)
         means = {
-            of: [sampling.expected_batch_mean(sequences, int(n), of=of) for n in responses] for of in ("tokens", "sequences")
+            of: [sampling.expected_batch_mean(sequences, int(n), of=of) for n in responses]
+            for of in ("tokens", "sequences")
         }
         return checks.length_bias(pd.DataFrame({"responses": responses} | means))
 
@@ -114,9 +113,8 @@ def decide(claim):
         return checks.remainder_bound(pd.DataFrame(rows), states=100, seed=seed)
 
     def exact_change():
-        holds, line = checks.proven(symbolic.exact_change, sizes=(2,))
-        numbers, more = checks.exact_remainder(sizes, **small)
-        return holds and numbers, f"{line}; {more}"
+        holds, line = checks.exact_remainder(sizes, **small)
+        return checks.proven(symbolic.exact_change, sizes=(2,)) if holds else (holds, line)
 
     def proven(*statements):
         return lambda: checks.proven(*statements, sizes=(2,))
