@@ -427,17 +427,17 @@ def proof_cases(size: int, *, states: int, seed: int) -> list[tuple[Tensor, Tens
     """(logits, direction) pairs, each (n, size): random policies and those for which steps of the proof are sharp.
 
     Directions: e_k - p of the policy itself and of another one (a path may start there), e_k; with one token of 0.5,
-    (3 - sqrt 3) / 6 or 0.355 against an even rest.
+    (3 - sqrt 3) / 6, (3 + sqrt 3) / 6 or 0.355 against an even rest.
     """
     z, k = random_policies(states, size, seed=seed)
     start, token = random_policies(states, size, seed=seed + 1)
     one = torch.zeros(states, size, dtype=torch.float64)
     one[:, 0] = 1.0
-    p = torch.tensor([0.5, (3 - math.sqrt(3)) / 6, 0.355], dtype=torch.float64)
-    sharp = torch.zeros(3, size, dtype=torch.float64)
+    p = torch.tensor([0.5, (3 - math.sqrt(3)) / 6, (3 + math.sqrt(3)) / 6, 0.355], dtype=torch.float64)
+    sharp = torch.zeros(len(p), size, dtype=torch.float64)
     sharp[:, 0] = p.logit() + math.log(size - 1)
     own, other = theory.grpo_logit_update(z, k, 1.0), theory.grpo_logit_update(start, token, 1.0)
-    return [(z, own), (z, other), (z, one), (sharp, one[:3])]
+    return [(z, own), (z, other), (z, one), (sharp, one[: len(p)])]
 
 
 def _sum_of_the_proof(logits: Tensor, direction: Tensor) -> float:

@@ -48,6 +48,7 @@ def mutated(name, old, new):
         for n in [n for n in sys.modules if n.startswith(("companion.mathematics", "entropy_dynamics"))]:
             del sys.modules[n]
         sys.modules.update(ours)
+        sys.modules["companion"].mathematics = ours["companion.mathematics"]
 
 
 def decide(claim):
