@@ -191,6 +191,8 @@ def exact_change(logits: Tensor, delta: Tensor) -> Tensor:
     p, log_p = log_policy(logits)
     h = -_dot(p, log_p)
     small_step = delta.abs().amax(-1) <= 1
+    if not small_step.any():
+        return entropy(logits + delta) - h
     step = delta.clamp(-1, 1)
     step = step - _dot(p, step).unsqueeze(-1)  # with mean zero, of which softmax sees nothing
     x = _dot(p, psi(step))  # q = p e^step / (1 + x)
@@ -202,8 +204,8 @@ def exact_change(logits: Tensor, delta: Tensor) -> Tensor:
 
 def psi(u: Tensor) -> Tensor:
     """e^u - 1 - u, never negative, to a dozen digits in float64 however small u is."""
-    series = 1 + u / 3 * (1 + u / 4 * (1 + u / 5 * (1 + u / 6 * (1 + u / 7))))
-    return torch.where(u.abs() < 0.01, 0.5 * u**2 * series, torch.expm1(u) - u)
+    series = u * u * (1 / 2 + u * (1 / 6 + u * (1 / 24 + u / 120)))
+    return torch.where(u.abs() < 1e-3, series, torch.expm1(u) - u)
 
 
 def lowest_discriminator(entropy: Tensor) -> Tensor:

@@ -60,9 +60,9 @@ def decide(claim):
 
     small, seed = {"states": 24, "seed": 0}, 0
     sizes, steps = [2, 10, 100], [0.001, 0.1, 1.0]
-    floors = {"r_squared_floor": [0.9999, 0.99, 0.8], "sign_floor": [0.99, 0.98, 0.9]}
+    floors = {"r_squared_floor": [0.9999, 0.99, 0.8], "sign_floor": [0.99, 0.98, 0.85]}
 
-    def sampled(size=300, states=1500):
+    def sampled(size=100, states=800):
         return verification.random_policies(states, size, seed=seed)
 
     def changes(update):
@@ -75,7 +75,7 @@ def decide(claim):
         return checks.orders(verification.remainder_table(update, sizes, checks.SMALL_STEPS, **small))
 
     def band():
-        other, _ = verification.random_policies(100, 300, seed=seed + 1)
+        other, _ = verification.random_policies(100, 100, seed=seed + 1)
         logits = {"random": other, "in place of a model": sampled()[0]}
         tables = [verification.band_table([z]).assign(source=name) for name, z in logits.items()]
         return checks.baseline_of_states(
@@ -107,11 +107,13 @@ def decide(claim):
         return checks.samplers(sampling.sampler_bias(z, k, temperature=0.7, top_p=0.9, stale_step=1.0))
 
     def bound():
-        rows = []
-        for alpha in (0.01, 1.0):
-            found = remainder.worst_remainder(alpha, 100)
-            rows.append({"alpha": alpha, "vocabulary": 100, "remainder": found.remainder, "span": found.span})
-        return checks.remainder_bound(pd.DataFrame(rows), states=100, seed=seed)
+        found = remainder.worst_remainder(0.1, 100)
+        row = {"alpha": 0.1, "vocabulary": 100, "remainder": found.remainder, "span": found.span}
+        return checks.remainder_bound(pd.DataFrame([row]), states=100, seed=seed)
+
+    def radii():
+        table = verification._radii(*sampled(size=50, states=300))  # `radius_table` takes two states at a time
+        return checks.radii_of_tokens(pd.DataFrame({name: column.numpy() for name, column in table.items()}))
 
     def exact_change():
         holds, line = checks.exact_remainder(sizes, **small)
@@ -152,27 +154,17 @@ def decide(claim):
         "second-order-one-pass": lambda: checks.one_pass_curvature(sizes, **small),
         "exact-change": exact_change,
         "remainder-bound": bound,
-        "trust-radius-real": lambda: checks.radii_of_tokens(
-            verification.radius_table([sampled(states=400)], tokens=400, seed=seed)
-        ),
+        "trust-radius-real": radii,
     }[claim]()
 
 
-def is_noticed(mutant):
-    """Whether the check of a claim fails, or cannot even be made, with the mutant in place."""
-    with mutated(mutant["module"], mutant["old"], mutant["new"]):
-        try:
-            return not decide(mutant["claim"])[0]
-        except (ValueError, AssertionError):
-            return True
-
-
-def page(noticed):
-    """docs/mutants.md for the outcomes, one a mutant."""
+def page():
+    """docs/mutants.md, as mutants.csv has it; the tests below hold every row of it."""
     lines = ["| claim | what is wrong | caught |", "|---|---|---|"]
-    for mutant, found in zip(MUTANTS, noticed):
-        outcome = "yes" if found else f"**no**: {mutant['survives']}"
-        lines.append(f"| {mutant['claim']} | {mutant['what'].replace('|', chr(92) + '|')} | {outcome} |")
+    for mutant in MUTANTS:
+        outcome = f"**no**: {mutant['survives']}" if mutant["survives"] else "yes"
+        cells = (mutant["claim"], mutant["what"], outcome)
+        lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
     return HEAD + "\n" + "\n".join(lines) + "\n"
 
 
@@ -188,15 +180,20 @@ def test_every_claim_holds_and_has_mutants(claim):
     assert sum(mutant["claim"] == claim for mutant in MUTANTS) >= 3
 
 
-@pytest.mark.timeout(600)
-def test_the_table_of_mutants_is_as_found():
-    noticed = [is_noticed(mutant) for mutant in MUTANTS]
-    text = page(noticed)
-    print(text)
-    for mutant, found in zip(MUTANTS, noticed):
-        assert found == (not mutant["survives"]), (mutant["claim"], mutant["what"])
-    assert text == (ROOT / "docs" / "mutants.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("mutant", MUTANTS, ids=[f"{m['claim']}: {m['what']}" for m in MUTANTS])
+def test_the_check_of_a_claim_fails_with_its_formula_wrong(mutant):
+    with mutated(mutant["module"], mutant["old"], mutant["new"]):
+        try:
+            holds, line = decide(mutant["claim"])
+        except ValueError as error:  # a formula so wrong that the check cannot be made
+            holds, line = False, error
+    assert bool(holds) == bool(mutant["survives"]), line
+
+
+def test_the_page_is_the_table():
+    print(page())
+    assert page() == (ROOT / "docs" / "mutants.md").read_text(encoding="utf-8")
 
 
 if __name__ == "__main__":
-    sys.stdout.write(page([is_noticed(mutant) for mutant in MUTANTS]))
+    sys.stdout.write(page())
