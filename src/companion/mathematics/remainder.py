@@ -21,7 +21,7 @@ from entropy_dynamics import theory
 # The constants of the proof, in units of the squared span; each is the least for its step.
 SPREAD = 1 / 4  # the variance of a variable in [0, 1]
 CONTRAST = 1 / (6 * math.sqrt(3))  # half the mean absolute deviation of its squared deviation
-MIXING = 1 / (4 * math.e)  # -t log(4 t)
+MIXING = 1 / (4 * math.e)  # -tau log(4 tau)
 STEPS_PER_DECADE = 6  # of the search for a trust radius
 
 
@@ -77,9 +77,10 @@ def steps_of_the_proof(logits: Tensor, direction: Tensor) -> dict[str, tuple[Ten
     """Each inequality of the proof, name -> (smaller side, larger side), shape (...) each, at q = softmax(logits).
 
     The names are those of notebook 04, in units of the squared span: x is `direction` scaled to [0, 1], f its squared
-    deviation from the mean under q, with the mean F; t is half the mean of |f - F|, A and B are the tokens with f above
-    and below F, weighted with |f - F|, and C = E[(log q + H) f], so that the second derivative of H is -F - C. The
-    bound is half the sum of the larger sides of F, of t times log(V - 1), and of t log(F / t).
+    deviation from the mean under q, with the mean F; tau is half the mean of |f - F|; U and W are the tokens with f
+    above and below F, E_U and E_W means over them with weights q |f - F|; and C = E[(log q + H) f], so that the second
+    derivative of H is -F - C. The bound is half the sum of the larger sides of F, of tau times log(V - 1), and of
+    tau log(F / tau).
 
     Args:
         logits, direction: (..., V); the span of `direction` must not be zero, masked tokens are left out.
@@ -91,19 +92,19 @@ def steps_of_the_proof(logits: Tensor, direction: Tensor) -> dict[str, tuple[Ten
     x = ((direction - lowest) / span(logits, direction).unsqueeze(-1)).masked_fill(masked, 0.0)
     f = (x - torch.linalg.vecdot(q, x).unsqueeze(-1)) ** 2
     mean = torch.linalg.vecdot(q, f)
-    above = q * (f - mean.unsqueeze(-1))
-    t = 0.5 * above.abs().sum(-1)
-    on_a, on_b = (torch.linalg.vecdot(weight, log_q) for weight in (above.clamp(min=0), (-above).clamp(min=0)))
+    apart = q * (f - mean.unsqueeze(-1))
+    tau = 0.5 * apart.abs().sum(-1)
+    on_u, on_w = (torch.linalg.vecdot(weight, log_q) for weight in (apart.clamp(min=0), (-apart).clamp(min=0)))
     c = torch.linalg.vecdot(q * (log_q + theory.entropy(logits).unsqueeze(-1)), f)
-    some = t.clamp(min=1e-300)
+    some = tau.clamp(min=1e-300)  # where tau is zero, so is every term with a logarithm of it
     return {
         "F <= 1/4": (mean, torch.full_like(mean, SPREAD)),
-        "t <= 1 / (6 sqrt 3)": (t, torch.full_like(t, CONTRAST)),
-        "|C - t (E_A log q - E_B log q)| <= 0": ((c - (on_a - on_b)).abs(), torch.zeros_like(c)),
-        "-t E_B log q <= t (log(V - 1) + log(F / t))": (-on_b, t * (size + (mean / some).log())),
-        "-t E_A log q <= t (log(V - 1) + log(1 / t))": (-on_a, t * (size - some.log())),
-        "t log(F / t) <= 1 / (4 e)": (t * (mean / some).log(), torch.full_like(t, MIXING)),
-        "t log(1 / t) <= 1/4 + 1 / (4 e)": (-t * some.log(), torch.full_like(t, SPREAD + MIXING)),
+        "tau <= 1 / (6 sqrt 3)": (tau, torch.full_like(tau, CONTRAST)),
+        "|C - tau (E_U log q - E_W log q)| <= 0": ((c - (on_u - on_w)).abs(), torch.zeros_like(c)),
+        "-tau E_W log q <= tau (log(V - 1) + log(F / tau))": (-on_w, tau * (size + (mean / some).log())),
+        "-tau E_U log q <= tau (log(V - 1) + log(1 / tau))": (-on_u, tau * (size - some.log())),
+        "tau log(F / tau) <= 1 / (4 e)": (tau * (mean / some).log(), torch.full_like(tau, MIXING)),
+        "tau log(1 / tau) <= 1/4 + 1 / (4 e)": (-tau * some.log(), torch.full_like(tau, SPREAD + MIXING)),
     }
 
 

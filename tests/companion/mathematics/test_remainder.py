@@ -99,7 +99,7 @@ def test_the_contrast_is_no_larger_for_any_three_masses_and_positions():
     generator = torch.Generator().manual_seed(0)
     q = torch.rand(200_000, 3, generator=generator, dtype=torch.float64).log().neg()
     x = torch.rand(200_000, 3, generator=generator, dtype=torch.float64)
-    left, right = steps_of_the_proof(q.log(), x)["t <= 1 / (6 sqrt 3)"]
+    left, right = steps_of_the_proof(q.log(), x)["tau <= 1 / (6 sqrt 3)"]
     assert 0.97 < (left / right).max() <= 1
 
 
