@@ -3,16 +3,12 @@ r"""Closed forms for how one decoding state's entropy answers a change of its lo
 Everywhere `logits` z has shape (..., V): one decoding state per leading index, the vocabulary last. The
 policy is p = softmax(z), its entropy H = -sum_i p_i log p_i is in nats. Results keep the dtype of the
 logits. A logit of -inf is a masked token (p = 0, S = 0). NaN, +inf or a state without any finite logit
-raise ValueError. "Identity n" numbers the relations that notebooks 01 to 03 derive beside the paper's
-(arXiv 2602.03392) lemma, theorems and corollaries.
+raise ValueError. "Identity n" is the n-th of docs/identities.md, the relations that the notebooks derive beside the
+lemma, theorems and corollaries of the paper (arXiv 2602.03392).
 """
-
-import math
 
 import torch
 from torch import Tensor
-
-SIGN_RULE_SPEED = 1 + math.exp(-2)  # a push of one logit moves H + log p_k towards zero at most so fast (notebook 01)
 
 
 def check_logits(logits: Tensor) -> None:
@@ -86,13 +82,14 @@ def sign_boundary(logits: Tensor) -> Tensor:
 
 
 def sign_rule_radius(logits: Tensor) -> Tensor:
-    """(H + log p_i) in absolute value over 1 + e^{-2}, shape (..., V): how far the sign rule surely reaches.
+    """|H + log p_i|, shape (..., V): how far the sign rule surely reaches.
 
-    For delta = eps e_i the exact entropy change has the sign of -eps S_i whenever |eps| is below this radius;
-    where that sign is negative (entropy falls), it does at every eps. Derived in notebook 01.
+    For delta = eps e_i the exact entropy change has the sign of -eps S_i whenever |eps| is at most this radius;
+    where that sign is negative (entropy falls), it has it at every eps. No larger multiple of |H + log p_i| would do.
+    Derived in notebook 01.
     """
     _, log_p = log_policy(logits)
-    return (log_p + entropy(logits).unsqueeze(-1)).abs() / SIGN_RULE_SPEED
+    return (log_p + entropy(logits).unsqueeze(-1)).abs()
 
 
 def disagreement_band(logits: Tensor) -> Tensor:
@@ -140,12 +137,11 @@ def covariance_change(logits: Tensor, delta: Tensor) -> Tensor:
 def second_order_change(logits: Tensor, delta: Tensor) -> Tensor:
     """The quadratic term of the entropy change alone, shape (...), in nats (identity 6).
 
-    1/2 delta' (d2H/dz2) delta = 1/2 [-sum_i (S_i + p_i) delta_i^2 + 2 (p.delta)(S.delta) + (p.delta)^2].
+    1/2 delta' (d2H/dz2) delta = -1/2 sum_i (p_i + S_i) (delta_i - p.delta)^2.
     """
     p, _ = log_policy(logits)
-    s = discriminator(logits)
-    p_delta, s_delta = _dot(p, delta), _dot(s, delta)
-    return 0.5 * (-_dot(s + p, delta**2) + 2 * p_delta * s_delta + p_delta**2)
+    centred = delta - _dot(p, delta).unsqueeze(-1)
+    return -0.5 * _dot(p + discriminator(logits), centred**2)
 
 
 def entropy_hessian(logits: Tensor) -> Tensor:
@@ -189,18 +185,27 @@ def exact_change(logits: Tensor, delta: Tensor) -> Tensor:
     """H(z + delta) - H(z), shape (...), in nats: nothing is neglected.
 
     With q = softmax(z + delta) the difference is -sum (q - p)(log p + H) - KL(q || p). Written so for steps
-    up to 1, it does not subtract two nearly equal entropies and keeps its digits however small the step is.
+    up to 1, it does not subtract two nearly equal numbers: what rounding adds is a small multiple of the machine
+    epsilon times the step, also where the step is tiny, and next to nothing where all of S is exactly zero.
     """
     p, log_p = log_policy(logits)
     h = -_dot(p, log_p)
     small_step = delta.abs().amax(-1) <= 1
+    if not small_step.any():
+        return entropy(logits + delta) - h
     step = delta.clamp(-1, 1)
-    growth = torch.expm1(step)
-    x = _dot(p, growth)  # q = p e^step / (1 + x)
-    q_minus_p = p * (growth - x.unsqueeze(-1)) / (1 + x).unsqueeze(-1)
-    kl = _dot(q_minus_p, step) + _dot(p, step) - torch.log1p(x)
+    step = step - _dot(p, step).unsqueeze(-1)  # with mean zero, of which softmax sees nothing
+    x = _dot(p, psi(step))  # q = p e^step / (1 + x)
+    q_minus_p = p * (torch.expm1(step) - x.unsqueeze(-1)) / (1 + x).unsqueeze(-1)
+    kl = _dot(q_minus_p, step) - torch.log1p(x)
     change = -_dot(q_minus_p, log_p + h.unsqueeze(-1)) - kl
     return change if small_step.all() else torch.where(small_step, change, entropy(logits + delta) - h)
+
+
+def psi(u: Tensor) -> Tensor:
+    """e^u - 1 - u, never negative, to a dozen digits in float64 however small u is."""
+    series = u * u * (1 / 2 + u * (1 / 6 + u * (1 / 24 + u / 120)))
+    return torch.where(u.abs() < 1e-3, series, torch.expm1(u) - u)
 
 
 def lowest_discriminator(entropy: Tensor) -> Tensor:

@@ -167,10 +167,32 @@ def test_exact_change_keeps_its_digits_where_the_difference_loses_them():
         assert_close(theory.exact_change(z, delta), two_orders, rtol=1e-6, atol=1e-15 * alpha)
 
 
+def test_exact_change_keeps_its_digits_where_the_first_order_is_zero():
+    z, k = torch.zeros(2, dtype=torch.float64), torch.tensor(0)
+    for alpha in (1e-12, 1e-9, 1e-6):
+        change = theory.exact_change(z, theory.grpo_logit_update(z, k, alpha)).item()
+        assert change == pytest.approx(-(alpha**2) / 8, rel=1e-11)
+
+
+def test_psi_keeps_its_digits():
+    u = torch.tensor([1e-12, -1e-6, 9e-4, 1.1e-3, -0.5, 3.0], dtype=torch.float64)
+    series = [sum(x**n / math.factorial(n) for n in range(40, 1, -1)) for x in u.tolist()]
+    assert_close(theory.psi(u), torch.tensor(series, dtype=torch.float64), rtol=1e-12, atol=0)
+
+
+@given(float64_logits(), st.integers(0, 2**31))
+def test_second_order_is_minus_half_the_spread(z, seed):
+    delta = torch.randn(z.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    p, s = z.softmax(-1), theory.discriminator(z)
+    p_delta, s_delta = (p * delta).sum(), (s * delta).sum()
+    quadratic = 0.5 * (-((s + p) * delta**2).sum() + 2 * p_delta * s_delta + p_delta**2)
+    assert_close(theory.second_order_change(z, delta), quadratic, rtol=1e-9, atol=1e-12)
+
+
 def test_sign_rule_radius_by_hand():
     z = torch.tensor([0.5, 0.25, 0.25], dtype=torch.float64).log()
     gap = 0.5 * math.log(2)  # H = 1.5 log 2, so H + log p is log 2 / 2, -log 2 / 2, -log 2 / 2
-    assert theory.sign_rule_radius(z).tolist() == pytest.approx([gap / (1 + math.exp(-2))] * 3)
+    assert theory.sign_rule_radius(z).tolist() == pytest.approx([gap] * 3)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -191,14 +213,26 @@ def test_sign_rule_holds_within_its_radius():
     outside = 0
     for token in range(15):
         k = torch.full((40,), token)
-        for eps in (-5.0, -1.0, -0.1, 0.1, 1.0, 5.0):
+        steps = [torch.full((40,), eps, dtype=torch.float64) for eps in (-5.0, -1.0, -0.1, 0.1, 1.0, 5.0)]
+        for eps in (*steps, radius[:, token], -radius[:, token]):
             exact = theory.exact_change(z, theory.single_logit_update(z, k, eps))
             predicted = -eps * s[:, token]
             wrong = torch.sign(exact) != torch.sign(predicted)
             assert not wrong[predicted < 0].any()
-            assert not wrong[abs(eps) < radius[:, token]].any()
+            assert not wrong[eps.abs() <= radius[:, token]].any()
             outside += wrong.sum()
     assert outside > 50  # beyond the radius the rule does fail
+
+
+@pytest.mark.parametrize(("others", "gap"), [(2, 60.0), (50, 400.0), (1000, 600.0)])
+def test_no_larger_multiple_of_the_radius_would_do(others, gap):
+    z = torch.zeros(others + 1, dtype=torch.float64)
+    z[0] = -gap
+    radius = theory.sign_rule_radius(z)[0]
+    changes = [
+        theory.exact_change(z, theory.single_logit_update(z, torch.tensor(0), share * radius)) for share in (1.0, 1.05)
+    ]
+    assert changes[0] > 0 > changes[1]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

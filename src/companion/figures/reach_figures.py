@@ -12,14 +12,19 @@ from companion.reports.anatomy_tables import KINDS, PARTS
 
 
 def remainder_bounds(table: pd.DataFrame) -> Figure:
-    """|R| / alpha^2 against the vocabulary: the worst policy that was found, and the two bounds; one panel a step."""
+    """|R| / alpha^2 against the vocabulary: the worst policy that was found, and its bounds; one panel a step.
+
+    Args:
+        table: alpha, vocabulary; remainder, its_bound (with the span of that policy) and bound (for every policy), all
+            three over alpha^2, in nats.
+    """
     steps = sorted(table.alpha.unique())
     figure, panels = plt.subplots(1, len(steps), figsize=(WIDTH, 3.2), sharey=True)
     for panel, alpha in zip(panels, steps):
         group = table[table.alpha == alpha]
-        panel.semilogx(group.vocabulary, group.simple, "--", color=NEUTRAL, label=r"$0.5 + 0.12\,\log V$")
-        panel.semilogx(group.vocabulary, group.bound, "-", color=POSITIVE, label="bound at this step")
-        panel.semilogx(group.vocabulary, group.worst, "o", ms=4, color=NEGATIVE, label="worst policy found")
+        panel.semilogx(group.vocabulary, group.bound, "--", color=NEUTRAL, label="bound for every policy")
+        panel.semilogx(group.vocabulary, group.its_bound, "-", color=POSITIVE, label="bound for the worst policy found")
+        panel.semilogx(group.vocabulary, group.remainder.abs(), "o", ms=4, color=NEGATIVE, label="worst policy found")
         panel.set(title=f"$|\\alpha| = {alpha:g}$", xlabel="vocabulary $V$", ylim=(0, None))
     panels[0].set_ylabel(r"$|R|\,/\,\alpha^2$ (nats)")
     handles, labels = panels[0].get_legend_handles_labels()

@@ -4,9 +4,11 @@ With q = softmax(z + delta), u_i = log(q_i / p_i) and psi(u) = e^u - 1 - u, the 
 
     H(q) - H(p) = -S . delta + R,        R = -KL(q || p) - sum_i S_i psi(u_i).
 
-Notebook 04 proves this, and from it the bound on R for a GRPO step alpha (e_k - p).
+Notebook 04 proves this, and a bound on R for every change of the logits.
 """
 
+import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -16,84 +18,94 @@ from torch import Tensor
 
 from entropy_dynamics import theory
 
-GRID = 400  # points a side of the square over which the bound is maximised
-MARGIN = 1.002  # for what lies between the points
+# The constants of the proof, in units of the squared span; each is the least for its step.
+SPREAD = 1 / 4  # the variance of a variable in [0, 1]
+CONTRAST = 1 / (6 * math.sqrt(3))  # half the mean absolute deviation of its squared deviation
+MIXING = 1 / (4 * math.e)  # -tau log(4 tau)
 STEPS_PER_DECADE = 6  # of the search for a trust radius
 
 
 def remainder(logits: Tensor, delta: Tensor) -> Tensor:
     """R, the entropy change beyond the first order, shape (...), in nats: `exact_change` minus `first_order_change`.
 
+    Finite for finite changes of any size.
+
     Args:
         logits, delta: (..., V).
     """
-    p, _ = theory.log_policy(logits)
-    growth = torch.linalg.vecdot(p, torch.expm1(delta)).unsqueeze(-1)
-    u = delta - torch.log1p(growth)
-    kl = torch.linalg.vecdot(p, u.exp() * u)
-    return -kl - torch.linalg.vecdot(theory.discriminator(logits), torch.expm1(u) - u)
+    p, log_p = theory.log_policy(logits)
+    q = (logits + delta).softmax(-1)
+    u = delta - (logits.log_softmax(-1) + delta).logsumexp(-1, keepdim=True)
+    near = u.clamp(-1, 1)
+    moved = torch.where(u.abs() <= 1, p * torch.expm1(near), q - p)  # p (e^u - 1)
+    curved = torch.where(u.abs() <= 1, p * theory.psi(near), q - p - p * u)  # p psi(u)
+    kl = torch.linalg.vecdot(moved, u) - curved.sum(-1)
+    return -kl - torch.linalg.vecdot(curved, log_p + theory.entropy(logits).unsqueeze(-1))
 
 
-def remainder_bound(alpha: float, vocabulary: int) -> float:
-    """A number that |R| of a step alpha (e_k - p) exceeds for no policy of `vocabulary` tokens and no token k; nats.
+def span(logits: Tensor, delta: Tensor) -> Tensor:
+    """The largest minus the smallest of `delta` over the tokens with mass, shape (...).
 
-    The maximum over x = p_k and b = sum over the others of (p_i / (1 - x))^2 of the bound proven in notebook 04.
+    For delta = alpha (e_k - p) it is |alpha| (1 - p_k + the largest of the other p), at most 2 |alpha| (1 - p_k).
+
+    Args:
+        logits, delta: (..., V).
+    """
+    masked = logits == -torch.inf
+    return delta.masked_fill(masked, -torch.inf).amax(-1) - delta.masked_fill(masked, torch.inf).amin(-1)
+
+
+def remainder_bound(alpha: float | Tensor, vocabulary: int, *, span: float | Tensor = 2.0) -> float | Tensor:
+    """(alpha span)^2 [1/8 + 1/(8 e) + log(V - 1) / (12 sqrt 3)] = (alpha span)^2 [0.171 + 0.0481 log(V - 1)], in nats.
+
+    |R| of a step alpha v never exceeds it, whatever the policy over `vocabulary` tokens and whatever the size and sign
+    of alpha, where `span` is (at least) the largest minus the smallest entry of v among the tokens with mass. For a
+    GRPO step v = e_k - p that is 1 - p_k + the largest other probability; 2 serves every token of every policy. For any
+    other change of the logits take alpha = 1 and its `span`. Proven in notebook 04.
 
     Raises:
-        ValueError: a vocabulary of fewer than two tokens.
+        ValueError: a vocabulary of fewer than two tokens, or a negative span.
     """
     if vocabulary < 2:
         raise ValueError(f"vocabulary is {vocabulary}, expected at least 2 tokens")
-    x = (np.arange(GRID) + 0.5)[:, None] / GRID
-    b = np.linspace(1 / (vocabulary - 1), 1, GRID)[None, :]
-    return MARGIN * float(_bound_at(x, b, alpha, np.log(vocabulary - 1)).max())
+    if (torch.as_tensor(span) < 0).any():
+        raise ValueError(f"span is {span}, expected no negative number")
+    return 0.5 * (alpha * span) ** 2 * (SPREAD + MIXING + CONTRAST * math.log(vocabulary - 1))
 
 
-def simple_remainder_bound(alpha: float, vocabulary: int) -> float:
-    """alpha^2 (0.5 + 0.12 log V), for |alpha| <= 1 and V up to 10^7 at least `remainder_bound` (notebook 04); nats."""
-    return alpha**2 * (0.5 + 0.12 * float(np.log(vocabulary)))
+def steps_of_the_proof(logits: Tensor, direction: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+    """Each inequality of the proof, name -> (smaller side, larger side), shape (...) each, at q = softmax(logits).
 
+    The names are those of notebook 04, in units of the squared span: x is `direction` scaled to [0, 1], f its squared
+    deviation from the mean under q, with the mean F; tau is half the mean of |f - F|; U and W are the tokens with f
+    above and below F, E_U and E_W means over them with weights q |f - F|; and C = E[(log q + H) f], so that the second
+    derivative of H is -F - C. The bound is half the sum of the larger sides of F, of tau times log(V - 1), and of
+    tau log(F / tau).
 
-def _bound_at(x: np.ndarray, b: np.ndarray, alpha: float, log_others: float) -> np.ndarray:
-    """The bound on |R| for given x and b; the names are those of the proof."""
-    y, step = 1 - x, abs(alpha)
-    pull = step * y**2 * (1 + b)  # alpha d, the largest u_k
-    drift = step * y**2 * b  # how far the other tokens can be moved to one side
-    back = step * (0.25 + x * y)  # and to the other
-    grown = (np.exp(pull), np.exp(drift)) if alpha > 0 else (1.0, np.exp(back))  # q_k / p_k and q_i / p_i at most
-    spread = grown[0] * x * (1 + b) ** 2 + grown[1] * y * b * (1 - b)
-    curve = 0.5 * step**2 * y**2 * np.minimum(1, spread)  # alpha^2 W / 2, bounds KL and the convexity gap
-    if alpha > 0:
-        of_token, of_others = _psi(pull), np.maximum(_psi(drift), (back + curve) ** 2 / 2)
-    else:
-        of_token, of_others = (pull + curve) ** 2 / 2, np.maximum(_psi(back), (drift + curve) ** 2 / 2)
-    odds = np.log(x / y)
-    s_above = np.maximum(0, x * y * (_highest_entropy(b, log_others) + odds))
-    s_below = np.maximum(0, -x * y * odds)
-    others = _mass_of_discriminator(y * b, log_others) * of_others
-    return np.maximum(curve + s_above * of_token, s_below * of_token) + others
-
-
-def _psi(u: np.ndarray) -> np.ndarray:
-    return np.expm1(u) - u
-
-
-def _highest_entropy(b: np.ndarray, log_others: float) -> np.ndarray:
-    """An upper bound on the entropy of V - 1 tokens whose largest probability is at least b."""
-    inside = np.clip(b, 1e-12, 1 - 1e-12)
-    own = -inside * np.log(inside) - (1 - inside) * np.log1p(-inside)
-    return np.minimum(log_others, own + (1 - b) * log_others)
-
-
-def _mass_of_discriminator(lowest: np.ndarray, log_others: float) -> np.ndarray:
-    """What the sum of S_i over tokens with S_i > 0 is below, where their mass a is at least `lowest`.
-
-    The maximum of a (1 - a) (log(V - 1) + log(a / (1 - a))) over such a.
+    Args:
+        logits, direction: (..., V); the span of `direction` must not be zero, masked tokens are left out.
     """
-    a = np.linspace(0, 1, 20 * GRID + 1)[1:-1]
-    values = np.maximum(0, a * (1 - a) * (log_others + np.log(a / (1 - a))))
-    from_a_on = np.maximum.accumulate(values[::-1])[::-1]
-    return from_a_on[np.maximum(np.searchsorted(a, lowest, side="right") - 1, 0).clip(max=len(a) - 1)]
+    masked = logits == -torch.inf
+    q, log_q = theory.log_policy(logits)
+    size = math.log(logits.shape[-1] - 1)
+    lowest = direction.masked_fill(masked, torch.inf).amin(-1, keepdim=True)
+    x = ((direction - lowest) / span(logits, direction).unsqueeze(-1)).masked_fill(masked, 0.0)
+    f = (x - torch.linalg.vecdot(q, x).unsqueeze(-1)) ** 2
+    mean = torch.linalg.vecdot(q, f)
+    apart = q * (f - mean.unsqueeze(-1))
+    tau = 0.5 * apart.abs().sum(-1)
+    on_u, on_w = (torch.linalg.vecdot(weight, log_q) for weight in (apart.clamp(min=0), (-apart).clamp(min=0)))
+    c = torch.linalg.vecdot(q * (log_q + theory.entropy(logits).unsqueeze(-1)), f)
+    some = tau.clamp(min=1e-300)  # where tau is zero, so is every term with a logarithm of it
+    return {
+        "F <= 1/4": (mean, torch.full_like(mean, SPREAD)),
+        "tau <= 1 / (6 sqrt 3)": (tau, torch.full_like(tau, CONTRAST)),
+        "|C - tau (E_U log q - E_W log q)| <= 0": ((c - (on_u - on_w)).abs(), torch.zeros_like(c)),
+        "-tau E_W log q <= tau (log(V - 1) + log(F / tau))": (-on_w, tau * (size + (mean / some).log())),
+        "-tau E_U log q <= tau (log(V - 1) + log(1 / tau))": (-on_u, tau * (size - some.log())),
+        "tau log(F / tau) <= 1 / (4 e)": (tau * (mean / some).log(), torch.full_like(tau, MIXING)),
+        "tau log(1 / tau) <= 1/4 + 1 / (4 e)": (-tau * some.log(), torch.full_like(tau, SPREAD + MIXING)),
+    }
 
 
 class Adversary(NamedTuple):
@@ -102,6 +114,11 @@ class Adversary(NamedTuple):
     remainder: float  # R, nats
     probability: float  # p_k
     largest_other: float  # the largest probability among the others
+
+    @property
+    def span(self) -> float:
+        """Of e_k - p."""
+        return 1 - self.probability + self.largest_other
 
 
 def worst_remainder(alpha: float, vocabulary: int, *, seed: int = 0) -> Adversary:
@@ -137,14 +154,28 @@ def _remainder_of_groups(mass: np.ndarray, count: np.ndarray, alpha: float) -> f
     s = p * (h + np.log(p))
     delta = alpha * ((np.arange(len(p)) == 0) - p)
     u = delta - np.log1p((mass * np.expm1(delta)).sum())
-    return float(-(mass * np.exp(u) * u).sum() - (count * s * _psi(u)).sum())
+    return float(-(mass * np.exp(u) * u).sum() - (count * s * (np.expm1(u) - u)).sum())
+
+
+def sharpest_remainder(eps: float, log_others: float) -> float:
+    """R of a push eps of one logit, for which |R| / eps^2 over the vocabulary comes nearest to the bound; in nats.
+
+    The token has p = (3 - sqrt 3) / 6 = 0.211, and the others, e^log_others of them, share the rest evenly.
+    """
+    p = (3 - math.sqrt(3)) / 6
+    g = (1 - p) * (math.log(p / (1 - p)) + log_others)  # H + log p
+    x = p * math.expm1(eps)
+    kl = p * math.exp(eps) * eps / (1 + x) - math.log1p(x)
+    return -x * g / (1 + x) - kl + eps * p * g
 
 
 def trust_radius(logits: Tensor, token: Tensor, *, smallest: float = 1e-3, largest: float = 100.0) -> Tensor:
     """The smallest |alpha| at which a step alpha (e_k - p) moves entropy against the sign of -alpha D; shape (...).
 
-    Looked for from `smallest` to `largest` in steps of 1/6 of a decade, for rewards and penalties, then refined to
-    0.1 %; inf where the sign is right throughout, `smallest` where it is wrong there already.
+    Looked for from `smallest` to `largest`, for rewards and penalties, at points 1/6 of a decade apart and at the
+    lowest point of every dip that the slopes at two neighbouring points betray, then refined to 0.1 %. Only a change of
+    sign within two more turns between two neighbouring points would go unseen. inf where the sign is right throughout,
+    `smallest` where it is wrong there already.
 
     Args:
         logits: (..., V), float64 recommended; token: (...).
@@ -152,22 +183,38 @@ def trust_radius(logits: Tensor, token: Tensor, *, smallest: float = 1e-3, large
     direction = theory.grpo_logit_update(logits, token, 1.0)
     first = theory.first_order_change(logits, direction)
 
-    def wrong(alpha: Tensor) -> Tensor:
+    def is_wrong(alpha: Tensor) -> Tensor:
         return theory.exact_change(logits, alpha.unsqueeze(-1) * direction) * first * alpha.sign() <= 0
+
+    def is_turning_back(alpha: Tensor) -> Tensor:
+        return theory.first_order_change(logits + alpha.unsqueeze(-1) * direction, direction) * first < 0
 
     count = round(STEPS_PER_DECADE * np.log10(largest / smallest)) + 1
     radius = torch.full_like(first, torch.inf)
     for sign in (1.0, -1.0):
         low, high = torch.zeros_like(first), torch.full_like(first, torch.inf)
-        for alpha in torch.logspace(np.log10(smallest), np.log10(largest), count, dtype=logits.dtype):
-            is_wrong = wrong(torch.full_like(first, sign * alpha.item()))
-            high = torch.where(is_wrong & high.isinf(), alpha, high)
-            low = torch.where(high.isinf(), alpha, low)
+        back_before = torch.zeros_like(first, dtype=torch.bool)
+        for size in torch.logspace(np.log10(smallest), np.log10(largest), count, dtype=logits.dtype):
+            point = size.expand_as(first)
+            wrong, back = is_wrong(sign * point), is_turning_back(sign * point)
+            if (dip := back_before & ~back & ~wrong & high.isinf()).any():
+                _, bottom = _bisect(low, point, dip, lambda middle, sign=sign: ~is_turning_back(sign * middle))
+                wrong_at_bottom = dip & is_wrong(sign * bottom)
+                point, wrong = torch.where(wrong_at_bottom, bottom, point), wrong | wrong_at_bottom
+            high = torch.where(wrong & high.isinf(), point, high)
+            low = torch.where(high.isinf(), point, low)
+            back_before = back
         between = (low > 0) & high.isfinite()
-        for _ in range(9):  # 1/6 of a decade halved nine times
-            middle = torch.where(between, (low * high).sqrt(), 1.0)
-            is_wrong = wrong(sign * middle)
-            high = torch.where(between & is_wrong, middle, high)
-            low = torch.where(between & ~is_wrong, middle, low)
+        _, high = _bisect(low, high, between, lambda middle, sign=sign: is_wrong(sign * middle))
         radius = torch.minimum(radius, high)
     return radius
+
+
+def _bisect(low: Tensor, high: Tensor, where: Tensor, is_beyond: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    """`low` and `high`, 1/6 of a decade apart, within 0.1 % of where `is_beyond` changes; unchanged but `where`."""
+    for _ in range(9):
+        middle = torch.where(where, (low * high).sqrt(), 1.0)
+        beyond = is_beyond(middle)
+        high = torch.where(where & beyond, middle, high)
+        low = torch.where(where & ~beyond, middle, low)
+    return low, high

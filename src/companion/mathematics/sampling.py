@@ -79,6 +79,21 @@ def sampler_bias(
     return pd.DataFrame({name: values.numpy() for name, values in columns.items()})
 
 
+def stale_bias(logits: Tensor, alpha: float) -> Tensor:
+    """E_{i~p}[D_i'], D' of the policy that is a GRPO step alpha on token k ahead of p; for every k, (n, V), in nats."""
+    every = logits.unsqueeze(-2).expand(*logits.shape, -1)
+    tokens = torch.arange(logits.shape[-1]).expand(logits.shape)
+    ahead = every + theory.grpo_logit_update(every, tokens, alpha)
+    return expected_centred(every.softmax(-1), centred_discriminator(ahead))
+
+
+def stale_slope(logits: Tensor) -> Tensor:
+    """The derivative of `stale_bias` at alpha = 0: -(p_k D_k - E_p[p D]), (n, V); its mean over k ~ p is zero."""
+    p = logits.softmax(-1)
+    moved = p * centred_discriminator(logits)
+    return torch.linalg.vecdot(p, moved).unsqueeze(-1) - moved
+
+
 def batch_means(logits: Tensor, sizes: Sequence[int], *, batches: int, seed: int) -> pd.DataFrame:
     """Means of D and S over on-policy batches: each token's state is drawn uniformly from `logits` (states, V).
 

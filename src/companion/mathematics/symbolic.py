@@ -81,6 +81,17 @@ def hessian(size: int) -> list[Expr]:
     ]
 
 
+def second_order(size: int) -> list[Expr]:
+    """Half of d' (d2H/dz2) d for an arbitrary logit change d, plus 1/2 sum_i (p_i + S_i) (d_i - p.d)^2."""
+    a = SymbolicPolicy(size)
+    change = sympy.symbols(f"d1:{size + 1}", real=True)
+    along = sum(d * a.derivative(a.entropy, i) for i, d in enumerate(change))
+    twice = sum(d * a.derivative(along, i) for i, d in enumerate(change))
+    mean = sum(p * d for p, d in zip(a.p, change))
+    spread = sum((p + s) * (d - mean) ** 2 for p, s, d in zip(a.p, a.s, change))
+    return [twice / 2 + spread / 2]
+
+
 def grpo_second_order(size: int) -> list[Expr]:
     """Half of d' (d2H/dz2) d along d = e_k - p, minus its form in four moments of the policy, for every token."""
     a = SymbolicPolicy(size)

@@ -49,6 +49,36 @@ def levels(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
+def along_the_token(states: pd.DataFrame) -> pd.DataFrame:
+    """How much of the steps of updated states lies along e_k - p, and what that part says of entropy; one row a trial.
+
+    Args:
+        states: trial, theorem, coefficient, alpha, alignment, radius, measured.
+
+    Returns:
+        cosine and below, the median and the 90th percentile of the absolute cosine between the change of the logits and
+        e_k - p; signs, the share of states whose change has the sign of -alpha D with the measured alpha; inside, the
+        same for those with |alpha| below the trust radius; own, the share with the sign of -c D, c the coefficient;
+        explained, the share of squared changes that -alpha D explains.
+    """
+
+    def of_trial(table: pd.DataFrame) -> pd.Series:
+        predicted = table.alpha * table.theorem / table.coefficient  # theorem is -c D
+        right = predicted * table.measured > 0
+        return pd.Series(
+            {
+                "cosine": table.alignment.abs().median(),
+                "below": table.alignment.abs().quantile(0.9),
+                "signs": right.mean(),
+                "inside": right[table.alpha.abs() < table.radius].mean(),
+                "own": (table.theorem * table.measured > 0).mean(),
+                "explained": explained(predicted, table.measured),
+            }
+        )
+
+    return pd.DataFrame({trial: of_trial(table) for trial, table in states.groupby("trial", sort=False)}).T
+
+
 def against_the_batch(batches: pd.DataFrame) -> pd.DataFrame:
     """The `batches` of each kind with the theorem's sum over the updated states of the same step as prediction."""
     place = ["seed", "at", "trial"]

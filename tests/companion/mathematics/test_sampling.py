@@ -63,6 +63,17 @@ def test_sampler_bias_is_broken_and_repaired_as_claimed():
     assert bias["top-p"][row] == pytest.approx(float((p * d)[inside].sum() / p[inside].sum()))
 
 
+def test_the_stale_bias_is_that_of_a_plain_sum():
+    z, _ = random_policies(3, 5, seed=4)
+    p, bias = z.softmax(-1), sampling.stale_bias(z, 0.7)
+    for row, k in itertools.product(range(3), range(5)):
+        delta = 0.7 * (torch.nn.functional.one_hot(torch.tensor(k), 5) - p[row])
+        ahead = sampling.centred_discriminator(z[row] + delta)
+        assert bias[row, k].item() == pytest.approx((p[row] * ahead).sum().item())
+    slope = (sampling.stale_bias(z, 1e-5) - sampling.stale_bias(z, -1e-5)) / 2e-5
+    torch.testing.assert_close(sampling.stale_slope(z), slope, rtol=1e-6, atol=1e-10)
+
+
 def test_batch_means_have_mean_zero_and_the_exact_standard_error():
     z, _ = random_policies(20, 50, seed=3)
     means = sampling.batch_means(z, [20, 2000], batches=400, seed=0)

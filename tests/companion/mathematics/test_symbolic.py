@@ -10,6 +10,7 @@ COUNTS = {
     symbolic.corollary_3_4: lambda size: 1,
     symbolic.covariance_form: lambda size: 2,
     symbolic.hessian: lambda size: size**2,
+    symbolic.second_order: lambda size: 1,
     symbolic.grpo_second_order: lambda size: size,
     symbolic.exact_change: lambda size: 1,
 }
@@ -32,7 +33,7 @@ def test_an_empty_list_proves_nothing():
     "statement",
     [
         *(symbolic.theorem_3_2, symbolic.theorem_3_3, symbolic.covariance_form, symbolic.hessian),
-        *(symbolic.grpo_second_order, symbolic.exact_change),
+        *(symbolic.second_order, symbolic.grpo_second_order, symbolic.exact_change),
     ],
 )
 def test_a_wrong_statement_does_not(statement, monkeypatch):

@@ -52,6 +52,23 @@ def test_every_kind_of_states_is_held_against_the_sum_over_the_updated_ones():
     assert joined.theorem.tolist() == [0.3, 0.3, -0.4, -0.4] and joined.measured.tolist() == [1, 2, 3, 4]
 
 
+def test_what_lies_along_the_token_by_hand():
+    states = pd.DataFrame(
+        {
+            "trial": "a",
+            "coefficient": [2.0, -1.0, 1.0],
+            "theorem": [-4.0, 1.0, 1.0],  # D = 2, 1, -1
+            "alpha": [0.5, 2.0, 3.0],  # -alpha D = -1, -2, 3
+            "alignment": [0.1, -0.3, 0.2],
+            "radius": [1.0, 1.0, 5.0],
+            "measured": [-1.0, -2.0, -1.0],
+        }
+    )
+    table = anatomy_tables.along_the_token(states)
+    expected = [0.2, 0.28, 2 / 3, 1 / 2, 1 / 3, 1 - 16 / 6]
+    assert table.loc["a"].tolist() == pytest.approx(expected)
+
+
 def test_kernel_shares_by_hand():
     kernel = pd.DataFrame({"own": [1.0, 0.0], "response": [-1.0, 0.0], "group": [0.0, 1.0], "others": [2.0, -3.0]})
     shares = anatomy_tables.kernel_shares(kernel)
