@@ -62,16 +62,18 @@ def training(series: pd.DataFrame, curves: pd.DataFrame, first: int) -> Figure:
 
 def exponents(table: pd.DataFrame) -> Figure:
     """The exponent b of each arm, mean and 95 % interval over seeds, and the two of the theory."""
-    figure, axes = plt.subplots(figsize=(WIDTH, 0.32 * len(table) + 1.4))
-    for value, label in ((0.5, "1/2: masked"), (1.0, "1: policy gradient")):
-        axes.axvline(value, color=NEUTRAL, ls="--", lw=1.2)
-        axes.text(value, -0.9, label, color=NEUTRAL, ha="center", fontsize=10)
+    figure, axes = plt.subplots(figsize=(WIDTH, 0.26 * len(table) + 1.5))
     rows = np.arange(len(table))
-    colours = [NEGATIVE if masks else POSITIVE for masks in table.masks]
-    axes.hlines(rows, table.low, table.high, color=colours, lw=2)
-    axes.scatter(table["mean"], rows, color=colours, s=40, zorder=3)
-    axes.set(
-        yticks=rows, yticklabels=table.arm, xlabel="exponent $b$ of the entropy's fall", ylim=(len(table) - 0.4, -1.3)
-    )
-    axes.set_xlim(0, None)
+    for value, label in ((0.5, "1/2\nflow, masked"), (1.0, "1\npolicy gradient flow")):
+        axes.axvline(value, color=NEUTRAL, ls="--", lw=1.2)
+        axes.annotate(
+            label, (value, 1), (0, 3), axes.get_xaxis_transform(), "offset points", color=NEUTRAL, ha="center"
+        )
+    for masks, colour, label in ((False, POSITIVE, "no such mask"), (True, NEGATIVE, "rare penalised tokens masked")):
+        some = table["masks"] == masks
+        axes.hlines(rows[some], table.low[some], table.high[some], color=colour, lw=2)
+        axes.plot(table["mean"][some], rows[some], "o", color=colour, label=label)
+    axes.set(yticks=rows, yticklabels=table.arm, xlabel="exponent $b$ of the entropy's fall", xlim=(-0.1, None))
+    axes.invert_yaxis()
+    axes.legend(loc="upper left", bbox_to_anchor=(0.0, -0.12), ncols=2, frameon=False)
     return figure

@@ -212,7 +212,7 @@ def length_bias(biases: pd.DataFrame) -> Figure:
 
 def collapse_speed(rates: pd.DataFrame, sizes: pd.DataFrame) -> Figure:
     """Speed of collapse by variant: against the rate of right responses, and against the size of the group."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3.6))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3.6), sharey=True)
     styles = zip((NEUTRAL, "black", POSITIVE, ACCENT, NEGATIVE), ("--", ":", "-", "-.", "-"))
     colours = dict(zip(dict.fromkeys(rates.variant), styles))
     for panel, table, x in ((left, rates, "rate"), (right, sizes, "size")):

@@ -130,3 +130,19 @@ def predicts_best(errors: pd.DataFrame, law: str, rivals: Sequence[str]) -> tupl
         f"{rival} {means[rival]:.3f}" for rival in rivals
     )
     return bool(holds), line
+
+
+def ascending(table: pd.DataFrame, orders: Sequence[Sequence[str]]) -> tuple[bool, str]:
+    """Whether the arms' mean exponents rise in each order given, with the last one's interval above the first's.
+
+    Args:
+        table: as `exponents`.
+    """
+    rows = table.set_index("arm")
+    holds = all(
+        rows.loc[arms, "mean"].is_monotonic_increasing and rows.high[arms[0]] < rows.low[arms[-1]] for arms in orders
+    )
+    line = "; ".join(
+        f"{arms[0]} to {arms[-1]}: " + ", ".join(f"{x:.2f}" for x in rows.loc[arms, "mean"]) for arms in orders
+    )
+    return bool(holds), f"exponents from {line}"

@@ -87,3 +87,13 @@ def test_a_law_predicts_best_in_every_run_or_not():
     assert not entropy_laws.predicts_best(errors, "(log t) / t", ["(log t) / √t", "exponential"])[0]
     one_other = pd.concat([errors, entropy_laws.held_out(run_of("exponential", seed=3))])
     assert not entropy_laws.predicts_best(one_other, "(log t) / √t", ["exponential"])[0]
+
+
+def test_exponents_ascend_or_not():
+    table = pd.DataFrame(
+        {"arm": ["a", "b", "c"], "mean": [0.2, 0.5, 1.0], "low": [0.1, 0.4, 0.8], "high": [0.3, 0.6, 1.2]}
+    )
+    assert entropy_laws.ascending(table, [["a", "b", "c"]]) == (True, "exponents from a to c: 0.20, 0.50, 1.00")
+    assert not entropy_laws.ascending(table, [["a", "b"], ["b", "a", "c"]])[0]
+    wide = table.assign(low=[0.1, 0.4, 0.2])
+    assert not entropy_laws.ascending(wide, [["a", "b", "c"]])[0]
