@@ -208,3 +208,23 @@ def length_bias(biases: pd.DataFrame) -> Figure:
     axes.set(xlabel="responses in the batch", ylabel="absolute expectation (nats)")
     axes.legend(loc="lower left")
     return figure
+
+
+def collapse_speed(rates: pd.DataFrame, sizes: pd.DataFrame) -> Figure:
+    """Speed of collapse by variant: against the rate of right responses, and against the size of the group."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3.6), sharey=True)
+    styles = zip((NEUTRAL, "black", POSITIVE, ACCENT, NEGATIVE), ("--", ":", "-", "-.", "-"))
+    colours = dict(zip(dict.fromkeys(rates.variant), styles))
+    for panel, table, x in ((left, rates, "rate"), (right, sizes, "size")):
+        for name, (colour, style) in colours.items():
+            group = table[table.variant == name]
+            panel.plot(group[x], group.speed, color=colour, ls=style, lw=2, label=name)
+        panel.set_ylim(0, None)
+    left.set(xlabel="rate $q$ of right responses", ylabel="speed (per unit of $\\eta$ and gap)")
+    left.set_title(f"groups of {rates['size'].iloc[0]}", fontsize=10)
+    right.set(xscale="log", xlabel="group size $G$ (logarithmic)", xticks=sorted(sizes["size"].unique()))
+    right.set_xticks([], minor=True)
+    right.set_xticklabels([f"{size:g}" for size in sorted(sizes["size"].unique())])
+    right.set_title(f"$q = {sizes.rate.iloc[0]:g}$", fontsize=10)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9)
+    return figure
