@@ -26,8 +26,10 @@ def batch_of(temperature=1.0, bias=None):
     logits = HIDDEN @ WEIGHT.T + (0 if bias is None else bias)
     now = token_statistics(logits, TOKENS, temperature=temperature)
     moved = now.log_prob + 0.2 * torch.randn(N, T, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    rewards = (A > 0).double()
-    return TokenBatch(now, now._replace(log_prob=moved), A, rewards, MASK, torch.arange(N) // 2, entropies=(1.0, 0.9))
+    rewards, groups = (A > 0).double(), torch.arange(N) // 2
+    return TokenBatch(
+        now, now._replace(log_prob=moved), A, rewards, MASK, groups, entropies=(1.0, 0.9), reference=moved
+    )
 
 
 def drawn_terms(kinds):
@@ -90,6 +92,9 @@ OPTIONS = {
     "clip_b": {"mu": 0.5},
     "clip_v": {"mu": 0.5},
     "matched_mask": {"like": "clip_b", "mu": 0.5, "choice": "random"},
+    "masked_share": {"statistic": "D", "share": 0.4},
+    "reference_kl": {"coefficient": 0.1},
+    "sign_weights": {"strength": 0.5},
     "intervention": {"action": "keep", "advantage": "positive", "statistic": "S", "sign": "above"},
 }
 
