@@ -5,6 +5,7 @@ import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils.checkpoint import checkpoint
 
+from entropy_dynamics.linear_statistics import linear_token_statistics
 from entropy_dynamics.token_statistics import token_statistics
 
 LENGTHS = (3, 5, 8, 13, 21, 34)
@@ -13,6 +14,12 @@ LENGTHS = (3, 5, 8, 13, 21, 34)
 def loss(hidden, weight, tokens):
     """Of a head and the statistics of its logits, as a training step has them."""
     found = token_statistics(hidden @ weight.T, tokens, temperature=0.8)
+    return (found.log_prob * (1 + found.entropy + found.centred)).mean()
+
+
+def fused_loss(hidden, weight, tokens):
+    """The same without the logits."""
+    found = linear_token_statistics(hidden, weight, tokens, temperature=0.8)
     return (found.log_prob * (1 + found.entropy + found.centred)).mean()
 
 
@@ -35,12 +42,13 @@ def anew():
     torch._dynamo.reset()
 
 
-def test_one_graph_for_all_lengths():
+@pytest.mark.parametrize("function", [loss, fused_loss])
+def test_one_graph_for_all_lengths(function):
     counter = CompileCounterWithBackend("aot_eager")
-    compiled = torch.compile(loss, backend=counter, fullgraph=True)
+    compiled = torch.compile(function, backend=counter, fullgraph=True)
     for length in LENGTHS:
         arguments = batch(length)
-        for ours, plain in zip(gradients(compiled, *arguments), gradients(loss, *arguments)):
+        for ours, plain in zip(gradients(compiled, *arguments), gradients(function, *arguments)):
             torch.testing.assert_close(ours, plain)
     assert counter.frame_count <= 2, counter.frame_count
     assert counter.op_count < 60 * counter.frame_count  # not unrolled over states
