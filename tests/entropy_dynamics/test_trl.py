@@ -18,9 +18,9 @@ from safetensors.torch import load_file, save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from companion.laboratory import tasks
 from companion.laboratory.policies import WarmStart, build_policy, character_tokenizer
 from companion.language_models.paper_scale import leave
+from companion.puzzles import tasks
 from entropy_dynamics import clipping
 from entropy_dynamics.control import TargetEntropy
 from entropy_dynamics.methods import largest

@@ -15,9 +15,9 @@ from itertools import pairwise
 import torch
 
 from companion.benches.fresh import in_fresh_process
-from companion.laboratory import tasks
 from companion.laboratory.experiment import Experiment, run
 from companion.laboratory.policies import character_tokenizer, load_policy
+from companion.puzzles import tasks
 
 CONFIG = Experiment(evaluation_samples=1)
 # Everything that is not TRL's default: both sides sample, score and update on as many responses. (Ours leaves groups

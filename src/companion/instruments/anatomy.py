@@ -23,12 +23,13 @@ from transformers import PreTrainedModel
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from companion.instruments.kernel import contributions, norms
-from companion.laboratory import tasks, updates
+from companion.laboratory import updates
 from companion.laboratory.experiment import Experiment, Trainer
 from companion.laboratory.ledger import state_entropies
 from companion.laboratory.rollout import Rollout, response_logits, sample
 from companion.laboratory.rule import Rule
 from companion.mathematics.remainder import trust_radius
+from companion.puzzles import tasks
 from companion.record import Record
 from entropy_dynamics import theory
 from entropy_dynamics.methods import Terms, TokenBatch

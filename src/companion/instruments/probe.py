@@ -11,11 +11,12 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from companion.laboratory import tasks, updates
+from companion.laboratory import updates
 from companion.laboratory.experiment import Experiment, Trainer
 from companion.laboratory.ledger import state_entropies
 from companion.laboratory.rollout import Rollout
 from companion.laboratory.rule import Rule
+from companion.puzzles import tasks
 from companion.record import Record
 from entropy_dynamics.lens import predicted_change
 from entropy_dynamics.methods import TokenBatch

@@ -9,11 +9,12 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from companion.laboratory import tasks, updates
+from companion.laboratory import updates
 from companion.laboratory.ledger import entropy_ledger
 from companion.laboratory.policies import WarmStart, load_policy
 from companion.laboratory.quantities import quantities_of, rounded
 from companion.laboratory.rollout import Rollout, response_logits, sample
+from companion.puzzles import tasks
 from companion.record import Record
 
 

@@ -11,8 +11,8 @@ from tokenizers.pre_tokenizers import Split
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from companion.laboratory import tasks
 from companion.laboratory.rollout import response_logits
+from companion.puzzles import tasks
 from companion.record import Record
 
 

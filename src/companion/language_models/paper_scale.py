@@ -155,8 +155,8 @@ def small_parts() -> Parts:
     """The small policy, untrained, on countdown."""
     from datasets import Dataset
 
-    from companion.laboratory import tasks
     from companion.laboratory.policies import WarmStart, build_policy, character_tokenizer
+    from companion.puzzles import tasks
 
     problems = tasks.split(3).training[:32]
     by_prompt = {problem.prompt: problem for problem in problems}

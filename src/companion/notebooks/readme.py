@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from companion.benches import bench
+from companion.comparison import page
 from companion.files import write_atomically
 from companion.notebooks.claims import claims_table
-from companion.reports import page
 
 
 def generated(root: Path) -> dict[str, dict[str, str]]:

@@ -6,12 +6,18 @@ import numpy as np
 import pandas as pd
 import torch
 
-from companion.laboratory.tasks import ALPHABET
+from companion.puzzles.tasks import ALPHABET
 from companion.record import Record
-from companion.reports.endpoints import points
-from companion.reports.evaluation import probability_of_improvement, t_interval
+from companion.reports.evaluation import avg_at_k, pass_at_k, polarization, probability_of_improvement, t_interval
 from entropy_dynamics import clipping
 from entropy_dynamics.token_statistics import TokenStatistics
+
+COLUMNS = ("avg", "pass", "distinct", "entropy", "kl", "polarization")  # of an evaluation
+POLICY = {
+    "temperature": 1.0,
+    "start_share": 0.0,
+    "averaged": 1,
+}  # the run's own, as it was trained; others are variants
 
 
 def series_table(records: Mapping[tuple[str, int], Record]) -> pd.DataFrame:
@@ -26,8 +32,27 @@ def series_table(records: Mapping[tuple[str, int], Record]) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
+def points(record: Record) -> pd.DataFrame:
+    """One row an evaluation: step, size, the variant (temperature, start_share, averaged), samples, and `COLUMNS`.
+
+    `avg` is the mean reward, which Avg@K estimates for any K, `pass` Pass@32, or Pass@samples where there are fewer,
+    `distinct` the number of different right answers, means over the problems; entropy and KL from the start in nats a
+    token (NaN where it was not measured); `polarization` as in `evaluation`.
+    """
+    rows = []
+    for found in record.document["evaluations"]:
+        n, correct = found["samples"], np.array(found["correct"])
+        rows.append(
+            POLICY
+            | {name: found[name] for name in ("step", "size", *POLICY, "samples", "entropy", "kl") if name in found}
+            | {"avg": avg_at_k(n, correct).mean(), "pass": pass_at_k(n, correct, min(32, n)).mean()}
+            | {"distinct": np.mean(found["distinct"]), "polarization": polarization(correct / n)}
+        )
+    return pd.DataFrame(rows).reindex(columns=["step", "size", *POLICY, "samples", *COLUMNS])
+
+
 def evaluation_table(records: Mapping[tuple[str, int], Record]) -> pd.DataFrame:
-    """One row an (arm, seed) and evaluation: arm, seed, and the columns of `endpoints.points`."""
+    """One row an (arm, seed) and evaluation: arm, seed, and the columns of `points`."""
     tables = [points(record).assign(arm=arm, seed=seed) for (arm, seed), record in records.items()]
     return pd.concat(tables, ignore_index=True)
 

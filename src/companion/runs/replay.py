@@ -44,8 +44,14 @@ SAMPLES = 4  # responses to each test problem in a replay
 KINDS = ("early", "late", "whole")
 ALWAYS = "whole/methods/clip-b/seed-0"
 WHOLE = ("GRPO", "Clip_B", "Clip_V", "random mask", "rarest mask", "on-policy", "Clip-Cov, matched")
-# Rules whose settings in the comparisons do nothing at batch 40, with settings that do.
+# Rules that no run has, or whose settings in the comparisons do nothing at batch 40, with settings that do.
 EXTRA = {
+    "CISPO": Rule(name="cispo", options={"largest_ratio": 1.1}),
+    "SAPO": Rule(name="sapo"),
+    "GMPO": Rule(name="gmpo", options={"clip_low": 0.1, "clip_high": 0.1}),
+    "ASPO": Rule(name="aspo"),
+    "Entrocraft": Rule(name="entrocraft"),
+    "REPO-R": Rule(name="repo_r", options={"target": 1.0}),
     "adaptive bonus": Rule(name="adaptive_entropy_bonus", options={"target": 1.0}),
     "Clip_V, capped": Rule(name="clip_v", options={"mu": 1.5, "max_fraction": 1e-3}),
 }
@@ -70,7 +76,8 @@ def references() -> dict[str, Run]:
         arms.add(arm)
         if isinstance(config, Experiment):
             plain = config.step.model_copy(update={"rule": Rule(), "control": None})
-            if (kind := identity(config.model_copy(update={"step": plain}))) not in seen:
+            alike = {"step": plain, "learning_rate": base.learning_rate}
+            if (kind := identity(config.model_copy(update=alike))) not in seen:
                 seen.add(kind)
                 short = {"steps": min(BATCHES, config.steps), "evaluation_samples": SAMPLES}
                 found[f"early/{name}"] = Run(f"early/{name}", config.model_copy(update=short), run.start)

@@ -8,7 +8,7 @@ import torch
 
 from companion.instruments import anatomy
 from companion.instruments.anatomy import Anatomy, Trial, changes_along, effective_step, in_float64, run_anatomy
-from companion.laboratory import experiment, tasks
+from companion.laboratory import experiment
 from companion.laboratory.experiment import Experiment, Trainer
 from companion.laboratory.ledger import entropy_ledger, mean_entropy
 from companion.laboratory.policies import WarmStart, build_policy
@@ -21,6 +21,7 @@ from companion.language_models.language_model_anatomy import (
     batches_of,
     run_language_model_anatomy,
 )
+from companion.puzzles import tasks
 from companion.record import canonical
 from entropy_dynamics import theory
 

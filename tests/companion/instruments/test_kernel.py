@@ -7,10 +7,10 @@ import torch
 
 from companion.instruments.anatomy import changes_along, in_float64
 from companion.instruments.kernel import ascent_direction, contributions, jacobian, norms
-from companion.laboratory import tasks
 from companion.laboratory.ledger import state_entropies
 from companion.laboratory.policies import WarmStart, build_policy
 from companion.laboratory.rollout import response_logits, sample
+from companion.puzzles import tasks
 
 PROMPTS = torch.tensor([tasks.encode(problem.prompt) for problem in tasks.split(3).training[:3]])
 

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from companion.laboratory import tasks
 from companion.laboratory.ledger import entropy_ledger, mean_entropy
 from companion.laboratory.policies import WarmStart, build_policy
 from companion.laboratory.rollout import response_logits, sample
 from companion.mathematics.verification import log_log_slope
+from companion.puzzles import tasks
 from entropy_dynamics import theory
 
 PROMPTS = torch.tensor([tasks.encode(problem.prompt) for problem in tasks.split(3).training[:4]])

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from companion.laboratory import countdown, tasks
 from companion.laboratory.policies import WarmStart, build_policy, load_policy, warm_start
 from companion.laboratory.rollout import response_logits, response_mask, sample
+from companion.puzzles import countdown, tasks
 
 PROMPTS = torch.tensor([tasks.encode(problem.prompt) for problem in tasks.split(3).training[:5]])
 

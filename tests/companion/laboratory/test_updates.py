@@ -7,12 +7,12 @@ import torch
 from pydantic import ValidationError
 from torch.testing import assert_close
 
-from companion.laboratory import tasks
 from companion.laboratory.ledger import mean_entropy
 from companion.laboratory.policies import WarmStart, build_policy
 from companion.laboratory.rollout import response_logits, sample
 from companion.laboratory.rule import Rule
 from companion.laboratory.updates import Control, StepConfig, update
+from companion.puzzles import tasks
 from entropy_dynamics import clipping, grpo
 from entropy_dynamics.grpo import group_advantages
 from entropy_dynamics.methods import RULES, is_clipped

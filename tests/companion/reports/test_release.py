@@ -7,16 +7,17 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from companion.comparison import fair_tables
+from companion.comparison.answers import grpo_collapses
+from companion.comparison.endpoints import TRAINED, endpoints, start_endpoints
+from companion.comparison.fair_tables import best_free_arm
 from companion.instruments.probe import Probe
 from companion.laboratory.experiment import Experiment
 from companion.laboratory.policies import WarmStart
 from companion.laboratory.rule import Rule
 from companion.laboratory.updates import StepConfig
 from companion.provenance import ROOT
-from companion.reports import fair_tables, release, tidy
-from companion.reports.answers import grpo_collapses
-from companion.reports.endpoints import TRAINED, endpoints, start_endpoints
-from companion.reports.fair_tables import best_free_arm
+from companion.reports import release, tidy
 from companion.runs import comparisons, fair, plan
 from companion.runs.records import Run, on_this_machine, run_all
 from companion.runs.replay import unlike

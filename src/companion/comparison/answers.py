@@ -9,10 +9,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from companion.reports.choosing import free_settings
-from companion.reports.endpoints import HARDER, TRAINED, endpoints
-from companion.reports.evaluation import t_interval
-from companion.reports.fair_tables import (
+from companion.comparison.choosing import free_settings
+from companion.comparison.endpoints import HARDER, TRAINED, endpoints
+from companion.comparison.fair_tables import (
     Records,
     above_the_free_line,
     at_equal_average,
@@ -20,7 +19,8 @@ from companion.reports.fair_tables import (
     highest_average,
     holding_pairs,
 )
-from companion.reports.families import Pair, family, holm
+from companion.comparison.families import Pair, family, holm
+from companion.reports.evaluation import t_interval
 from companion.runs import fair
 from companion.runs.plan import Choices, plan
 

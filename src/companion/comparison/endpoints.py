@@ -2,35 +2,13 @@
 
 from collections.abc import Mapping
 
-import numpy as np
 import pandas as pd
 
 from companion.record import Record
-from companion.reports.evaluation import avg_at_k, pass_at_k, polarization
+from companion.reports.tables import COLUMNS, POLICY, points
 from companion.runs.plan import plan
 
 TRAINED, HARDER = plan()["common"]["sizes"]  # kinds of problems
-COLUMNS = ("avg", "pass", "distinct", "entropy", "kl", "polarization")
-POLICY = {"temperature": 1.0, "start_share": 0.0, "averaged": 1}
-
-
-def points(record: Record) -> pd.DataFrame:
-    """One row an evaluation: step, size, the variant (temperature, start_share, averaged), samples, and `COLUMNS`.
-
-    `avg` is the mean reward, which Avg@K estimates for any K, `pass` Pass@32, or Pass@samples where there are fewer,
-    `distinct` the number of different right answers, means over the problems; entropy and KL from the start in nats a
-    token (NaN where it was not measured); `polarization` as in `evaluation`.
-    """
-    rows = []
-    for found in record.document["evaluations"]:
-        n, correct = found["samples"], np.array(found["correct"])
-        rows.append(
-            POLICY
-            | {name: found[name] for name in ("step", "size", *POLICY, "samples", "entropy", "kl") if name in found}
-            | {"avg": avg_at_k(n, correct).mean(), "pass": pass_at_k(n, correct, min(32, n)).mean()}
-            | {"distinct": np.mean(found["distinct"]), "polarization": polarization(correct / n)}
-        )
-    return pd.DataFrame(rows).reindex(columns=["step", "size", *POLICY, "samples", *COLUMNS])
 
 
 def of_variant(table: pd.DataFrame, **variant: float) -> pd.DataFrame:

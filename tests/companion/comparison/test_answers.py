@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from companion.comparison import answers, families
+from companion.comparison.fair_tables import FIRST_PAIRS, OTHER_PAIRS
 from companion.record import Record
-from companion.reports import answers, families
-from companion.reports.fair_tables import FIRST_PAIRS, OTHER_PAIRS
 from companion.runs import fair
 from companion.runs.plan import Choices, checksum, plan
 

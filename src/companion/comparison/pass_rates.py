@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 
 from companion.record import Record
-from companion.reports.endpoints import POLICY
 from companion.reports.evaluation import avg_at_k, bootstrap_interval, pass_at_k, pass_rate_histogram
+from companion.reports.tables import POLICY
 from companion.runs.plan import plan
 
 Records = Mapping[tuple[str, int], Record]

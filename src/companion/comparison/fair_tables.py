@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from companion.comparison.choosing import free_settings
+from companion.comparison.endpoints import TRAINED, endpoints, of_variant
 from companion.record import Record
-from companion.reports.choosing import free_settings
-from companion.reports.endpoints import COLUMNS, TRAINED, endpoints, of_variant, points
 from companion.reports.evaluation import t_interval
+from companion.reports.tables import COLUMNS, points
 from companion.runs import fair
 from companion.runs.plan import Choices, plan
 

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from companion.reports import clipping_checks
+from companion.checks import clipping_checks
 
 
 def final():

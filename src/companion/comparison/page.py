@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from companion.comparison import answers, fair_tables, families
+from companion.comparison.endpoints import TRAINED, endpoints, start_endpoints
 from companion.record import Record
-from companion.reports import answers, fair_tables, families
-from companion.reports.endpoints import TRAINED, endpoints, start_endpoints
 from companion.runs import comparisons, fair
 from companion.runs.plan import choices
 from companion.runs.store import Store, StoreError

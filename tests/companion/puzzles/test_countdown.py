@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from companion.laboratory import countdown, tasks
-from companion.laboratory.countdown import Problem
 from companion.language_models.gym import task_module
+from companion.puzzles import countdown, tasks
+from companion.puzzles.countdown import Problem
 
 
 @pytest.fixture(scope="module")

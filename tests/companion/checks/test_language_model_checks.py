@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from companion.reports import language_model_checks as checks
+from companion.checks import language_model_checks as checks
 
 
 def test_the_exact_test_by_hand():

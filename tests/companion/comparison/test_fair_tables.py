@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from companion.comparison import fair_tables
 from companion.record import Record
-from companion.reports import fair_tables
 from companion.runs import fair
 from companion.runs.plan import Choices, checksum, plan
 

@@ -2,9 +2,9 @@
 
 import pytest
 
+from companion.comparison import page
 from companion.notebooks import readme
 from companion.provenance import ROOT
-from companion.reports import page
 from companion.runs.store import StoreError
 
 

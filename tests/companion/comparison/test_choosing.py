@@ -3,9 +3,9 @@
 import pandas as pd
 import pytest
 
+from companion.comparison import choosing
+from companion.comparison.endpoints import endpoint, endpoints, points
 from companion.record import Record
-from companion.reports import choosing
-from companion.reports.endpoints import endpoint, endpoints, points
 from companion.runs import fair
 from companion.runs.plan import Choices, checksum, plan
 

@@ -4,8 +4,8 @@ import random
 
 import pytest
 
-from companion.laboratory import tasks, walks
-from companion.laboratory.walks import Walk
+from companion.puzzles import tasks, walks
+from companion.puzzles.walks import Walk
 
 KINDS = [(3, "countdown"), (4, "countdown"), (5, "walks"), (6, "walks")]
 

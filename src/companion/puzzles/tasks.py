@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
 
-from companion.laboratory import countdown, walks
+from companion.puzzles import countdown, walks
 
 ALPHABET = "0123456789+-*=:$ "  # a character is a token; its index here is its id
 END, PAD = ALPHABET.index("$"), ALPHABET.index(" ")

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from companion.reports.families import alike, beats, family, holm, sentence, verdict
+from companion.comparison.families import alike, beats, family, holm, sentence, verdict
 
 
 def table(gain=0.06, average=0.0, noise=0.01, seeds=10, size=3):

@@ -1,4 +1,4 @@
-"""The plan's rules on validation problems: python -m companion.reports.choosing
+"""The plan's rules on validation problems: python -m companion.comparison.choosing
 
 Stage by stage the runs of selection are made; what they decide is printed and at the end written to data/choices.json.
 That file must be committed before anything is evaluated on test problems.
@@ -12,8 +12,9 @@ from typing import Any
 
 import pandas as pd
 
+from companion.comparison.endpoints import TRAINED, endpoint, endpoints
 from companion.record import Record
-from companion.reports.endpoints import TRAINED, endpoint, endpoints, points
+from companion.reports.tables import points
 from companion.runs import comparisons, fair
 from companion.runs.plan import Choices, checksum, plan
 from companion.runs.store import Store

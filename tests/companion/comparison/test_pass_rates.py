@@ -2,8 +2,8 @@
 
 import pytest
 
+from companion.comparison import pass_rates
 from companion.record import Record
-from companion.reports import pass_rates
 from companion.runs.plan import plan
 
 LAST = range(16, 16 * (plan()["common"]["endpoints"] + 1), 16)

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from companion.reports import ledger_checks
+from companion.checks import ledger_checks
 
 # Two arms of two steps: one whose entropy falls, one whose entropy rises.
 STEERED = pd.DataFrame(
