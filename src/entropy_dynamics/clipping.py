@@ -2,7 +2,8 @@
 
 Both are the paper's (arXiv 2602.03392). The paper describes outlier masking in general ("two-sided" here); the released
 code masks only penalised tokens far below the rest ("released"). The statistics are over all response tokens of the
-batch: whoever splits a batch over devices must gather them first.
+batch; `global_clipping` masks a batch that is split over micro-batches or processes. Padding is no need: packed
+responses are one row of tokens, (T,), with an advantage each.
 """
 
 import math
@@ -22,7 +23,7 @@ READINGS = ("released", "two-sided")
 
 
 def clip_b(
-    statistics: TokenStatistics, advantages: Tensor, mask: Tensor, *, mu: float, reading: str = "released"
+    statistics: TokenStatistics | Tensor, advantages: Tensor, mask: Tensor, *, mu: float, reading: str = "released"
 ) -> Tensor:
     """Clip_B: judge S_* by its mean and deviation over the batch.
 
@@ -31,9 +32,10 @@ def clip_b(
     sampled and H from the trainer; where those disagree, sigma grows and it masks fewer tokens.)
 
     Args:
-        statistics: of the sampled tokens, each of the mask's shape; nats.
+        statistics: of the sampled tokens, each of the mask's shape, nats; or S_* alone, which
+            `token_statistics.discriminator_of` makes of a trainer's own log-probabilities and entropies.
         advantages: (N, T) like the mask, or (N, 1), one a response; finite where the mask is true.
-        mask: (N, T) bool, the response tokens.
+        mask: (N, T) bool, the response tokens; any shape will do.
         mu: the threshold in deviations, positive; `CLIP_B_MU` as released.
         reading: "released" or "two-sided".
 
@@ -45,14 +47,14 @@ def clip_b(
         ValueError: mu that is not positive and finite, an unknown reading, a mask that is not bool, shapes that do not
             fit, or statistics or advantages of response tokens that are not finite.
     """
-    check(statistics.discriminator, advantages, mask, mu, reading)
-    values = statistics.discriminator.double()
+    values = discriminator_in(statistics).double()
+    check(values, advantages, mask, mu, reading)
     z = values - values[mask].mean()
     return mask & ~_outliers(z, mu * _sigma(values[mask]), advantages, reading)
 
 
 def clip_v(
-    statistics: TokenStatistics,
+    statistics: TokenStatistics | Tensor,
     advantages: Tensor,
     mask: Tensor,
     *,
@@ -68,11 +70,12 @@ def clip_v(
     besides:
 
     Args:
+        statistics: as in `clip_b`, or D alone.
         max_fraction: at most max(1, floor(max_fraction n)) of the n response tokens are masked, those with the largest
             |D| first; in (0, 1], `CLIP_V_MAX_FRACTION` as released, None for no cap.
     """
-    check(statistics.centred, advantages, mask, mu, reading, max_fraction)
-    centred = statistics.centred.double()
+    centred = centred_in(statistics).double()
+    check(centred, advantages, mask, mu, reading, max_fraction)
     threshold = mu * _sigma(centred[mask])
     outliers = mask & _outliers(centred, threshold, advantages, reading)
     if max_fraction is not None:
@@ -81,6 +84,16 @@ def clip_v(
         order = centred.flatten()[places].abs().argsort(descending=True, stable=True)
         outliers = torch.zeros_like(outliers).flatten().index_fill(0, places[order[:allowed]], True).view_as(mask)
     return mask & ~outliers
+
+
+def discriminator_in(statistics: TokenStatistics | Tensor) -> Tensor:
+    """S of the statistics, or the tensor itself."""
+    return statistics if isinstance(statistics, Tensor) else statistics.discriminator
+
+
+def centred_in(statistics: TokenStatistics | Tensor) -> Tensor:
+    """D of the statistics, or the tensor itself."""
+    return statistics if isinstance(statistics, Tensor) else statistics.centred
 
 
 def _sigma(values: Tensor) -> float:
@@ -110,15 +123,20 @@ def check(
 
 def check_batch(values: Tensor, advantages: Tensor, mask: Tensor) -> None:
     """Raise ValueError unless values and advantages of a batch fit its mask, and are finite where it is true."""
-    if mask.dtype != torch.bool or values.shape != mask.shape:
-        shapes = f"{tuple(values.shape)}, got {mask.dtype} of {tuple(mask.shape)}"
-        raise ValueError(f"expected a bool mask (mask.bool()) of the statistics' shape {shapes}")
+    check_statistic(values, mask)
     if mask.ndim == 0 or advantages.shape not in (mask.shape, (*mask.shape[:-1], 1)):
         raise ValueError(
             f"advantages have shape {tuple(advantages.shape)}, expected {tuple(mask.shape)} like the mask, or one a "
             f"response, {(*mask.shape[:-1], 1)}: of shape (N,) pass advantages.unsqueeze(-1)"
         )
-    if not values[mask].isfinite().all():
-        raise ValueError("the statistics of some response tokens are not finite; check the logits they come from")
     if not advantages.expand(mask.shape)[mask].isfinite().all():
         raise ValueError("the advantages of some response tokens are not finite; check the rewards they come from")
+
+
+def check_statistic(values: Tensor, mask: Tensor) -> None:
+    """Raise ValueError unless values fit a bool mask and are finite where it is true."""
+    if mask.dtype != torch.bool or values.shape != mask.shape:
+        shapes = f"{tuple(values.shape)}, got {mask.dtype} of {tuple(mask.shape)}"
+        raise ValueError(f"expected a bool mask (mask.bool()) of the statistics' shape {shapes}")
+    if not values[mask].isfinite().all():
+        raise ValueError("the statistics of some response tokens are not finite; check the logits they come from")

@@ -1,12 +1,13 @@
-"""Clip_B and Clip_V over a batch that is split over processes: each masks its part as the whole batch would be masked.
+"""Clip_B and Clip_V over a batch that is split: each part is masked as the whole batch would be masked.
 
-One sum over processes gives the mean and deviation of S and D; a cap on the masked tokens takes one gather more. A
-process that judged its own tokens by its own deviation would mask others.
+Parts are micro-batches, accumulation steps or processes. Their moments add up; over processes that takes one sum, and a
+cap on the masked tokens one gather more. A part that judged its own tokens by its own deviation would mask others.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 
 import torch
 from torch import Tensor
@@ -25,43 +26,50 @@ def alone(x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Moments:
-    """Of all response tokens of the batch, on all processes; deviations are the population's, in nats."""
+    """Sums of one statistic over response tokens. Those of parts add up: `first + second`, or `sum(parts, Moments())`.
 
-    tokens: int
-    mean_s: float
-    sigma_s: float
-    mean_d: float
-    sigma_d: float
-    cov_a_d: float  # Cov(A, D), whose negative is the change of mean entropy per unit of effective step at r = 1
+    Adding is exact, so its order does not matter; each part's own sums are those of float64.
+    """
+
+    tokens: int = 0
+    total: Fraction = Fraction()  # in the statistic's unit, nats for S and D
+    squares: Fraction = Fraction()
+
+    def __add__(self, other: "Moments") -> "Moments":
+        return Moments(self.tokens + other.tokens, self.total + other.total, self.squares + other.squares)
+
+    @property
+    def mean(self) -> float:
+        """0 where there is no token."""
+        return float(self.total / max(1, self.tokens))
+
+    @property
+    def sigma(self) -> float:
+        """The population deviation."""
+        n = max(1, self.tokens)
+        return math.sqrt(max(0, self.squares / n - (self.total / n) ** 2))  # squares are rounded
 
 
-def moments(statistics: TokenStatistics, advantages: Tensor, mask: Tensor, *, reduce: Collective = alone) -> Moments:
-    """The moments of a batch from float64 sums, added up over processes by one `reduce`.
+def moments(values: Tensor, mask: Tensor, *, reduce: Collective = alone) -> Moments:
+    """The moments of a statistic, such as S for Clip_B and D for Clip_V, over the response tokens of a part.
 
     Args:
-        statistics, advantages, mask: of this process, as in `clipping.clip_b`.
-        reduce: sums a tensor over processes.
+        values: broadcasts to the mask's shape.
+        mask: bool, the response tokens.
+        reduce: sums a tensor over processes, all of which then get the same; without it the moments are this part's.
 
     Raises:
-        ValueError: shapes that do not fit, or statistics or advantages of response tokens that are not finite.
+        ValueError: a mask that is not bool, shapes that do not fit, or values of response tokens that are not finite.
     """
-    for values in (statistics.discriminator, statistics.centred):
-        clipping.check_batch(values, advantages, mask)
-    s, d, a = (x.expand(mask.shape)[mask].double() for x in (statistics.discriminator, statistics.centred, advantages))
-    terms = (torch.ones_like(s), s, s * s, d, d * d, a, a * d)
-    n, *sums = reduce(torch.stack([term.sum() for term in terms])).tolist()
-    if not n:
-        return Moments(0, *[0.0] * 5)
-    mean_s, square_s, mean_d, square_d, mean_a, mean_a_d = (total / n for total in sums)
-    sigma_s, sigma_d = (
-        math.sqrt(max(0.0, square - mean**2)) for square, mean in ((square_s, mean_s), (square_d, mean_d))
-    )
-    return Moments(int(n), mean_s, sigma_s, mean_d, sigma_d, mean_a_d - mean_a * mean_d)
+    clipping.check_statistic(values, mask)
+    x = values.expand(mask.shape)[mask].double()
+    n, total, squares = reduce(torch.stack([x.new_tensor(x.numel()), x.sum(), (x * x).sum()])).tolist()
+    return Moments(int(n), Fraction(total), Fraction(squares))
 
 
 def keep(
     method: str,
-    statistics: TokenStatistics,
+    statistics: TokenStatistics | Tensor,
     advantages: Tensor,
     mask: Tensor,
     batch: Moments,
@@ -72,11 +80,11 @@ def keep(
     gather: Collective = alone,
     rank: int = 0,
 ) -> Tensor:
-    """`clipping.clip_b` or `clipping.clip_v` of the whole batch, for the tokens of this process.
+    """`clipping.clip_b` or `clipping.clip_v` of the whole batch, for the tokens of this part.
 
     Args:
         method: "clip_b" or "clip_v"; other arguments as there, `max_fraction` for Clip_V only.
-        batch: the moments of the whole batch.
+        batch: the moments of the whole batch: of S for Clip_B, of D for Clip_V.
         gather: stacks the tensors (n,) of all processes into (processes n,), in the order of their ranks.
         rank: of this process.
 
@@ -90,10 +98,11 @@ def keep(
         raise ValueError(f"unknown method {method!r}; choose from {', '.join(METHODS)}")
     if method == "clip_b" and max_fraction is not None:
         raise ValueError(f"max_fraction is {max_fraction}, but Clip_B has no cap; leave it out")
-    values, sigma = statistics.discriminator.double() - batch.mean_s, batch.sigma_s
-    if method == "clip_v":
-        values, sigma = statistics.centred.double(), batch.sigma_d
+    values = judged(method, statistics).double()
+    if method == "clip_b":
+        values = values - batch.mean
     clipping.check(values, advantages, mask, mu, reading, max_fraction)
+    sigma = batch.sigma
     threshold = mu * sigma if sigma >= clipping.SMALLEST_SIGMA else math.inf
     outliers = values.abs() > threshold
     if reading == "released":
@@ -109,7 +118,7 @@ def keep(
 def keep_all_but(
     method: str,
     share: float,
-    statistics: TokenStatistics,
+    statistics: TokenStatistics | Tensor,
     advantages: Tensor,
     mask: Tensor,
     *,
@@ -124,15 +133,21 @@ def keep_all_but(
         share: 0 to 1; other arguments as in `moments` and `keep`.
 
     Returns:
-        bool, of the mask's shape: the tokens of this process that keep their gradient.
+        bool, of the mask's shape: the tokens of this process that keep their gradient. Parts that are not processes
+        have to be put together first.
     """
     if method not in METHODS or not 0 <= share <= 1:
         raise ValueError(f"method {method!r}, share {share}: expected {' or '.join(METHODS)} and 0 to 1")
-    values = statistics.discriminator if method == "clip_b" else statistics.centred
+    values = judged(method, statistics)
     clipping.check_batch(values, advantages, mask)
     penalised = mask & (advantages < 0)
     count = round(share * int(reduce(penalised.sum())))
     return mask & ~_most_violating(-values.double(), penalised, count, gather, rank)
+
+
+def judged(method: str, statistics: TokenStatistics | Tensor) -> Tensor:
+    """What a method judges by: S for Clip_B, D for Clip_V, or the tensor itself."""
+    return clipping.discriminator_in(statistics) if method == "clip_b" else clipping.centred_in(statistics)
 
 
 def _most_violating(size: Tensor, outliers: Tensor, allowed: int, gather: Collective, rank: int) -> Tensor:

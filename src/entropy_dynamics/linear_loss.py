@@ -18,7 +18,7 @@ from entropy_dynamics import grpo
 from entropy_dynamics.backends import select
 from entropy_dynamics.linear_statistics import checked_head
 from entropy_dynamics.methods import Terms, TokenBatch
-from entropy_dynamics.theory import check_largest
+from entropy_dynamics.theory import check_largest, check_tokens
 from entropy_dynamics.token_statistics import TokenStatistics, from_sums
 from entropy_dynamics.vocabulary_sums import LOWEST, Backend, accumulator
 
@@ -70,6 +70,7 @@ def linear_grpo_loss(
         TypeError: terms that are no `Terms`; `as_terms` makes them of weights.
     """
     hidden, weight, bias = checked_head(hidden, weight, bias, tokens, temperature)
+    check_tokens(tokens, hidden[..., :1].expand(*hidden.shape[:-1], len(weight)))
     if tokens.shape != batch.mask.shape:
         raise ValueError(f"tokens have shape {tuple(tokens.shape)}, expected {tuple(batch.mask.shape)} like the mask")
     share = grpo.shares(batch.mask, terms, aggregation=aggregation, denominator=denominator)

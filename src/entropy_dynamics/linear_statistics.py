@@ -4,13 +4,16 @@ The head is applied to a few thousand words of the vocabulary at a time. Of each
 sums stay, all brought to one largest logit; backward makes the chunks once more.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
 from entropy_dynamics.backends import select
-from entropy_dynamics.theory import check_largest, check_tokens
+from entropy_dynamics.operators import differentiable, operator
+from entropy_dynamics.theory import check_largest, check_shape, check_tokens
 from entropy_dynamics.token_statistics import TokenStatistics, check_temperature, from_sums
-from entropy_dynamics.vocabulary_sums import LOWEST, Backend, accumulator
+from entropy_dynamics.vocabulary_sums import accumulator, together
 
 CHUNK_ELEMENTS = 2**19  # logits at once
 MULTIPLIED_AT_ONCE = 512  # words; narrow products are a few percent faster on a CPU
@@ -23,17 +26,21 @@ def linear_token_statistics(
     tokens: Tensor,
     *,
     bias: Tensor | None = None,
+    scale: float = 1.0,
+    softcap: float | None = None,
     temperature: float = 1.0,
     backend: str = "auto",
     curvature: bool = False,
 ) -> TokenStatistics:
-    """`token_statistics` of the logits hidden weight^T + bias, which never exist as a whole.
+    """`token_statistics` of the logits scale (hidden weight^T + bias), which never exist as a whole.
 
     Args:
         hidden: (..., W), the last hidden states; floating.
         weight: (V, W), the output head, of the same dtype.
         tokens: (...), integer indices into the vocabulary.
         bias: (V,), of the same dtype. Under autocast all three are cast, as by `torch.nn.functional.linear`.
+        scale: of the logits, as Cohere's and Granite's heads have it; positive.
+        softcap: c in c tanh(z / c) of these logits z, as Gemma 2's head has it; positive, None for none.
         temperature, backend, curvature: as in `token_statistics`.
 
     Returns:
@@ -43,12 +50,14 @@ def linear_token_statistics(
         ValueError: shapes or dtypes that do not fit together, and whatever `token_statistics` refuses.
     """
     hidden, weight, bias = checked_head(hidden, weight, bias, tokens, temperature)
-    chosen = select(backend, elements=tokens.numel() * len(weight), device=hidden.device)
-    hidden, k = hidden.reshape(-1, hidden.shape[-1]), tokens.reshape(-1).long()
-    with torch.no_grad():
-        z_k, largest, sums = _one_pass(hidden, weight, bias, k, temperature, 3 if curvature else 2, chosen)
-    check_largest(largest)
-    log_prob = _LogProb.apply(hidden, weight, bias, k, z_k, largest, sums[0].log(), temperature, chosen)
+    for name, x in {"scale": scale, "softcap": softcap}.items():
+        if x is not None and not 0 < x < math.inf:
+            raise ValueError(f"{name} is {x}, expected a positive finite number")
+    hidden, k = hidden.reshape(-1, hidden.shape[-1]), tokens.reshape(-1)
+    how = (scale, softcap, temperature, backend)
+    inputs = [x if x is None else x.detach() for x in (hidden, weight, bias)]
+    z_k, largest, sums = _linear_token_sums(*inputs, k, *how, 3 if curvature else 2)
+    log_prob = _linear_log_prob(hidden, weight, bias, k, z_k, largest, sums[0].log(), *how)
     return TokenStatistics(*(x if x is None else x.view(tokens.shape) for x in from_sums(log_prob, sums)))
 
 
@@ -66,7 +75,7 @@ def checked_head(
         dtype = torch.get_autocast_dtype(kind)
         hidden, weight, bias = (x if x is None else x.to(dtype) for x in (hidden, weight, bias))
     _check_head(hidden, weight, bias)
-    check_tokens(tokens, hidden[..., :1].expand(*hidden.shape[:-1], len(weight)))
+    check_shape(tokens, hidden)
     return hidden, weight, bias
 
 
@@ -88,7 +97,15 @@ def _chunks(states: int, vocabulary: int) -> list[slice]:
     return [slice(start, min(start + size, vocabulary)) for start in range(0, vocabulary, size)]
 
 
-def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, chunk: slice, memory: Tensor) -> Tensor:
+def _logits(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    scale: float,
+    softcap: float | None,
+    chunk: slice,
+    memory: Tensor,
+) -> Tensor:
     """The logits (T, C) of a chunk of the vocabulary, in `memory`."""
     size = chunk.stop - chunk.start
     out = memory[: len(hidden) * size].view(len(hidden), size)
@@ -97,7 +114,9 @@ def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, chunk: slice, m
         torch.mm(hidden, weight[chunk][part].T, out=out[:, part])
     if bias is not None:
         out += bias[chunk]
-    return out
+    if scale != 1:
+        out *= scale
+    return out if softcap is None else out.div_(softcap).tanh_().mul_(softcap)
 
 
 def _inside(tokens: Tensor, chunk: slice) -> tuple[Tensor, Tensor]:
@@ -106,78 +125,97 @@ def _inside(tokens: Tensor, chunk: slice) -> tuple[Tensor, Tensor]:
     return states, tokens[states] - chunk.start
 
 
-def _one_pass(
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    tokens: Tensor,
-    temperature: float,
-    powers: int,
-    backend: Backend,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _like_sums(hidden, weight, bias, tokens, scale, softcap, temperature, backend, powers):
+    of_token = hidden.new_empty(tokens.shape, dtype=accumulator(hidden.dtype))
+    return of_token, torch.empty_like(of_token), of_token.new_empty((2 * powers, *tokens.shape))
+
+
+@operator(
+    "linear_token_sums(Tensor hidden, Tensor weight, Tensor? bias, Tensor tokens, float scale, float? softcap, "
+    "float temperature, str backend, int powers) -> (Tensor, Tensor, Tensor)",
+    fake=_like_sums,
+)
+def _linear_token_sums(hidden, weight, bias, tokens, scale, softcap, temperature, backend, powers):
     """The tokens' logits over the temperature (T,), the largest ones (T,), and the vocabulary sums (2 powers, T)."""
+    check_tokens(tokens, hidden[:, :1].expand(-1, len(weight)))
+    chosen = select(backend, elements=len(tokens) * len(weight), device=hidden.device)
     chunks = _chunks(len(hidden), len(weight))
     memory = hidden.new_empty(len(hidden) * chunks[0].stop)
     z_k = hidden.new_empty(tokens.shape, dtype=accumulator(hidden.dtype))
     largest, sums = z_k.new_empty((len(chunks), *tokens.shape)), z_k.new_empty((len(chunks), 2 * powers, *tokens.shape))
     for number, chunk in enumerate(chunks):
-        logits = _logits(hidden, weight, bias, chunk, memory)
-        largest[number], sums[number] = backend.vocabulary_sums(logits, temperature, powers)
-        states, places = _inside(tokens, chunk)
+        logits = _logits(hidden, weight, bias, scale, softcap, chunk, memory)
+        largest[number], sums[number] = chosen.vocabulary_sums(logits, temperature, powers)
+        states, places = _inside(tokens.long(), chunk)
         z_k[states] = logits[states, places].to(z_k.dtype) / temperature
-    return z_k, *_together(largest, sums)
+    largest, sums = together(largest, sums)
+    check_largest(largest)
+    return z_k, largest, sums
 
 
-def _together(largest: Tensor, sums: Tensor) -> tuple[Tensor, Tensor]:
-    """Largest logits (T,) and sums (2 powers, T) of the vocabulary from its chunks' (n, T) and (n, 2 powers, T).
-
-    Where each d falls by g, sum e^j becomes exp(-j g) sum e^j, and sum e^j d becomes
-    exp(-j g) (sum e^j d - g sum e^j).
-    """
-    together = largest.amax(0)
-    gap = (together - largest).double().clamp(max=-LOWEST).unsqueeze(1)
-    sums = sums.double().where(largest.unsqueeze(1) > -torch.inf, 0.0)  # a chunk of masked words only has none
-    plain, weighted = sums[:, ::2], sums[:, 1::2]
-    powers = torch.arange(1, plain.shape[1] + 1, device=sums.device).unsqueeze(-1)
-    factors = (-powers * gap).exp()
-    moved = torch.stack((factors * plain, factors * (weighted - gap * plain)), 2)
-    return together, moved.sum(0).flatten(0, 1).to(largest.dtype)
-
-
-class _LogProb(torch.autograd.Function):
+@operator(
+    "linear_log_prob(Tensor hidden, Tensor weight, Tensor? bias, Tensor tokens, Tensor z_k, Tensor largest, "
+    "Tensor log_s, float scale, float? softcap, float temperature, str backend) -> Tensor",
+    fake=lambda hidden, weight, bias, tokens, z_k, *others: torch.empty_like(z_k),
+)
+def _linear_log_prob(hidden, weight, bias, tokens, z_k, largest, log_s, scale, softcap, temperature, backend):
     """log p of the tokens; keeps hidden states and head for backward, which are there anyway."""
+    return z_k - largest - log_s
 
-    @staticmethod
-    def forward(ctx, hidden, weight, bias, tokens, z_k, largest, log_s, temperature, backend: Backend):
-        ctx.save_for_backward(hidden, weight, bias, tokens, z_k, largest + log_s)
-        ctx.temperature, ctx.backend = temperature, backend
-        return z_k - largest - log_s
 
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad_log_prob):
-        # With G = scale (e_k - p), the gradients are G weight, G^T hidden and the sum of G over states.
-        hidden, weight, bias, tokens, z_k, normalizer = ctx.saved_tensors
-        scale = grad_log_prob / ctx.temperature
-        at_token = scale - scale * (z_k - normalizer).exp()
-        of_hidden = hidden.new_zeros(hidden.shape, dtype=scale.dtype) if ctx.needs_input_grad[0] else None
-        of_weight = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
-        of_bias = torch.empty_like(bias) if ctx.needs_input_grad[2] else None
-        chunks = _chunks(len(hidden), len(weight))
-        memory = hidden.new_empty(len(hidden) * chunks[0].stop)
-        for chunk in chunks:
-            grad = _logits(hidden, weight, bias, chunk, memory)
-            ctx.backend.scaled_softmax(grad, grad, normalizer, -scale, ctx.temperature)
-            states, places = _inside(tokens, chunk)
-            grad[states, places] = at_token[states].to(grad.dtype)
-            if of_hidden is not None:
-                if grad.dtype == of_hidden.dtype:
-                    of_hidden.addmm_(grad, weight[chunk])
-                else:
-                    of_hidden += grad @ weight[chunk]
-            if of_weight is not None:
-                torch.mm(grad.T, hidden, out=of_weight[chunk])
-            if of_bias is not None:
-                of_bias[chunk] = grad.sum(0)
-        of_hidden = None if of_hidden is None else of_hidden.to(hidden.dtype)
-        return of_hidden, of_weight, of_bias, *(None,) * 6
+def _like_inputs(grad, hidden, weight, bias, *others):
+    return torch.empty_like(hidden), torch.empty_like(weight), hidden.new_empty(len(weight))
+
+
+@operator(
+    "linear_log_prob_backward(Tensor grad, Tensor hidden, Tensor weight, Tensor? bias, Tensor tokens, Tensor z_k, "
+    "Tensor normalizer, float scale, float? softcap, float temperature, str backend, bool[] wanted) "
+    "-> (Tensor, Tensor, Tensor)",
+    fake=lambda grad, hidden, weight, bias, tokens, z_k, normalizer, scale, softcap, temperature, backend, wanted: [
+        x if want else x.new_empty(0) for x, want in zip(_like_inputs(grad, hidden, weight, bias), wanted)
+    ],
+)
+def _linear_log_prob_backward(
+    grad, hidden, weight, bias, tokens, z_k, normalizer, scale, softcap, temperature, backend, wanted
+):
+    """Of hidden states, head and bias: with G = scale (e_k - p), G weight, G^T hidden and the sum of G over states."""
+    of_logits = grad / temperature
+    at_token = of_logits - of_logits * (z_k - normalizer).exp()
+    of_hidden = hidden.new_zeros(hidden.shape if wanted[0] else 0, dtype=of_logits.dtype)
+    of_weight, of_bias = weight.new_empty(weight.shape if wanted[1] else 0), weight.new_empty(len(weight) * wanted[2])
+    chosen = select(backend, elements=len(tokens) * len(weight), device=hidden.device)
+    chunks = _chunks(len(hidden), len(weight))
+    memory = hidden.new_empty(len(hidden) * chunks[0].stop)
+    for chunk in chunks:
+        out = _logits(hidden, weight, bias, scale, softcap, chunk, memory)
+        slope = None if softcap is None else (1 - (out / softcap) ** 2)
+        chosen.scaled_softmax(out, out, normalizer, -of_logits, temperature)
+        states, places = _inside(tokens.long(), chunk)
+        out[states, places] = at_token[states].to(out.dtype)
+        if slope is not None:
+            out *= slope
+        if scale != 1:
+            out *= scale
+        if wanted[0] and out.dtype == of_hidden.dtype:
+            of_hidden.addmm_(out, weight[chunk])
+        elif wanted[0]:
+            of_hidden += out @ weight[chunk]
+        if wanted[1]:
+            torch.mm(out.T, hidden, out=of_weight[chunk])
+        if wanted[2]:
+            of_bias[chunk] = out.sum(0)
+    return of_hidden.to(hidden.dtype), of_weight, of_bias
+
+
+def _keep(ctx, inputs, output):
+    hidden, weight, bias, tokens, z_k, largest, log_s, *ctx.how = inputs
+    ctx.save_for_backward(hidden, weight, bias, tokens, z_k, largest + log_s)
+
+
+def _backward(ctx, grad):
+    wanted = list(ctx.needs_input_grad[:3])
+    found = _linear_log_prob_backward(grad, *ctx.saved_tensors, *ctx.how, wanted)
+    return *(x if want else None for x, want in zip(found, wanted)), *(None,) * 8
+
+
+differentiable(_linear_log_prob, keep=_keep, backward=_backward)

@@ -30,14 +30,19 @@ def check_largest(largest: Tensor) -> None:
         )
 
 
-def check_tokens(tokens: Tensor, logits: Tensor) -> None:
-    """Raise ValueError unless `tokens` holds one vocabulary index per state of `logits`."""
+def check_shape(tokens: Tensor, logits: Tensor) -> None:
+    """Raise ValueError unless `tokens` are integers, one per state of `logits`."""
     if tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool:
         raise ValueError(f"tokens must be integer vocabulary indices, got {tokens.dtype}")
     if tokens.shape != logits.shape[:-1]:
         raise ValueError(
             f"tokens have shape {tuple(tokens.shape)}, expected {tuple(logits.shape[:-1])}: one token per state"
         )
+
+
+def check_tokens(tokens: Tensor, logits: Tensor) -> None:
+    """Raise ValueError unless `tokens` holds one vocabulary index per state of `logits`."""
+    check_shape(tokens, logits)
     size, tokens = logits.shape[-1], tokens.long()  # unsigned tensors have no minimum, and small ones no such size
     if tokens.numel() and (tokens.min().item() < 0 or tokens.max().item() >= size):
         bad = next(token for token in tokens.flatten().tolist() if not 0 <= token < size)

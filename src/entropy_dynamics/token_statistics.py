@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from entropy_dynamics.backends import select
-from entropy_dynamics.theory import check_largest, check_tokens
-from entropy_dynamics.vocabulary_sums import Backend, accumulator
+from entropy_dynamics.operators import differentiable, operator
+from entropy_dynamics.theory import check_largest, check_shape, check_tokens
+from entropy_dynamics.vocabulary_sums import accumulator
 
 
 class TokenStatistics(NamedTuple):
@@ -62,12 +63,9 @@ def token_statistics(
     check_temperature(temperature)
     if not logits.is_floating_point() or logits.ndim == 0 or logits.shape[-1] == 0:
         raise ValueError(f"logits must be floating and (..., V), got {logits.dtype} of shape {tuple(logits.shape)}")
-    check_tokens(tokens, logits)
-    chosen = select(backend, elements=logits.numel(), device=logits.device)
-    largest, sums = chosen.vocabulary_sums(logits.detach(), temperature, 3 if curvature else 2)
-    check_largest(largest)
-    log_prob = _LogProb.apply(logits, tokens.long(), largest, sums[0].log(), temperature, chosen)
-    return from_sums(log_prob, sums)
+    check_shape(tokens, logits)
+    z_k, largest, sums = _token_sums(logits.detach(), tokens, temperature, 3 if curvature else 2, backend)
+    return from_sums(log_prob_of(logits, tokens, z_k, largest, sums[0].log(), temperature, backend), sums)
 
 
 def check_temperature(temperature: float) -> None:
@@ -102,26 +100,74 @@ def discriminator_of(log_prob: Tensor, entropy: Tensor) -> Tensor:
     return torch.where(p > 0, p * (entropy + log_prob), 0.0)
 
 
-class _LogProb(torch.autograd.Function):
-    """log p of the tokens; keeps the logits for backward, never the probabilities."""
+def baseline_of(entropy: Tensor, squares: Tensor, squares_log: Tensor) -> Tensor:
+    """E_p[S] of states from H, sum_i p_i^2 and sum_i p_i^2 log p_i, all (...), in nats: H sum p^2 + sum p^2 log p.
 
-    @staticmethod
-    def forward(ctx, logits, tokens, largest, log_s, temperature, backend: Backend):
-        z_k = logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1).to(accumulator(logits.dtype)) / temperature
-        ctx.save_for_backward(logits, tokens, z_k, largest + log_s)
-        ctx.temperature, ctx.backend = temperature, backend
-        return z_k - largest - log_s
+    For trainers whose own kernels give these sums; of logits z, sum p^2 log p = sum p^2 z - log(sum exp z) sum p^2.
+    """
+    return entropy * squares + squares_log
 
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad_log_prob):
-        # d log p_k / d logits = (e_k - p) / temperature
-        logits, tokens, z_k, normalizer = ctx.saved_tensors
-        scale = grad_log_prob / ctx.temperature
-        grad = torch.empty_like(logits, memory_format=torch.contiguous_format)
-        ctx.backend.scaled_softmax(grad, logits, normalizer, -scale, ctx.temperature)
-        at_token = scale - scale * (z_k - normalizer).exp()
-        # Not scatter_, which on a CPU takes twice the memory of a half-precision gradient.
-        states = torch.arange(tokens.numel(), device=tokens.device)
-        grad.view(-1, grad.shape[-1])[states, tokens.flatten()] = at_token.flatten().to(grad.dtype)
-        return grad, None, None, None, None, None
+
+def gathered(logits: Tensor, tokens: Tensor, temperature: float) -> Tensor:
+    """The tokens' logits (...) over the temperature, in the accumulator's dtype."""
+    return logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1).to(accumulator(logits.dtype)) / temperature
+
+
+def _like_sums(logits, tokens, temperature, powers, backend):
+    of_state = logits.new_empty(logits.shape[:-1], dtype=accumulator(logits.dtype))
+    return of_state, torch.empty_like(of_state), of_state.new_empty((2 * powers, *of_state.shape))
+
+
+@operator(
+    "token_sums(Tensor logits, Tensor tokens, float temperature, int powers, str backend) -> (Tensor, Tensor, Tensor)",
+    fake=_like_sums,
+)
+def _token_sums(logits, tokens, temperature, powers, backend):
+    """The tokens' logits over the temperature and the largest of each state, (...), and the vocabulary sums."""
+    check_tokens(tokens, logits)
+    chosen = select(backend, elements=logits.numel(), device=logits.device)
+    largest, sums = chosen.vocabulary_sums(logits, temperature, powers)
+    check_largest(largest)
+    return gathered(logits, tokens.long(), temperature), largest, sums
+
+
+@operator(
+    "log_prob(Tensor logits, Tensor tokens, Tensor z_k, Tensor largest, Tensor log_s, float temperature, str backend) "
+    "-> Tensor",
+    fake=lambda logits, tokens, z_k, *others: torch.empty_like(z_k),
+)
+def log_prob_of(logits, tokens, z_k, largest, log_s, temperature, backend):
+    """log p of the tokens (...), keeping the logits for backward, never the probabilities; a token -1 is elsewhere."""
+    return z_k - largest - log_s
+
+
+@operator(
+    "log_prob_backward(Tensor grad, Tensor logits, Tensor tokens, Tensor z_k, Tensor normalizer, float temperature, "
+    "str backend) -> Tensor",
+    fake=lambda grad, logits, *others: torch.empty_like(logits, memory_format=torch.contiguous_format),
+)
+def _log_prob_backward(grad, logits, tokens, z_k, normalizer, temperature, backend):
+    """The gradient in the logits: d log p_k / d logits = (e_k - p) / temperature."""
+    scale = grad / temperature
+    out = torch.empty_like(logits, memory_format=torch.contiguous_format)
+    chosen = select(backend, elements=logits.numel(), device=logits.device)
+    chosen.scaled_softmax(out, logits, normalizer, -scale, temperature)
+    at_token = (scale - scale * (z_k - normalizer).exp()).flatten().to(out.dtype)
+    # Not scatter_, which on a CPU takes twice the memory of a half-precision gradient.
+    rows, places = torch.arange(tokens.numel(), device=tokens.device), tokens.flatten().long()
+    matrix, inside = out.view(-1, out.shape[-1]), places >= 0
+    places = places.clamp(min=0)
+    matrix[rows, places] = at_token.where(inside, matrix[rows, places])
+    return out
+
+
+def _keep(ctx, inputs, output):
+    logits, tokens, z_k, largest, log_s, ctx.temperature, ctx.backend = inputs
+    ctx.save_for_backward(logits, tokens, z_k, largest + log_s)
+
+
+def _backward(ctx, grad):
+    return _log_prob_backward(grad, *ctx.saved_tensors, ctx.temperature, ctx.backend), *(None,) * 6
+
+
+differentiable(log_prob_of, keep=_keep, backward=_backward)

@@ -265,14 +265,18 @@ class EntropyClippingGRPOTrainer(GRPOTrainer):
         """Which response tokens keep their gradient; writes the logs."""
         args, accelerator = self.args, self.accelerator
         total = partial(accelerator.reduce, reduction="sum")
-        batch = global_clipping.moments(statistics, advantages, mask, reduce=total)
+        of_s, of_d, of_a = (
+            global_clipping.moments(x.expand(mask.shape), mask, reduce=total)
+            for x in (statistics.discriminator, statistics.centred, advantages)
+        )
         of_processes = {"gather": accelerator.gather, "rank": accelerator.process_index}
         given, logs = (statistics, advantages, mask), {}
         if args.entropy_target is None:
             options = {"reading": args.clipping_reading, "max_fraction": args.clipping_max_fraction}
+            batch = of_s if args.entropy_clipping == "clip_b" else of_d
             kept = global_clipping.keep(args.entropy_clipping, *given, batch, mu=args.mu, **options, **of_processes)
         else:
-            entropy = total(statistics.entropy[mask].double().sum()).item() / max(1, batch.tokens)
+            entropy = total(statistics.entropy[mask].double().sum()).item() / max(1, of_s.tokens)
             logs = {"entropy": entropy, "share": self._share(entropy)}
             kept = global_clipping.keep_all_but(
                 args.entropy_clipping, logs["share"], *given, reduce=total, **of_processes
@@ -285,15 +289,15 @@ class EntropyClippingGRPOTrainer(GRPOTrainer):
         sums = torch.stack([predicted[mask].sum(), predicted[kept].sum(), *(count.double() for count in counts)])
         before, after, *counts = total(sums).tolist()
         logs |= {
-            "mean_s": batch.mean_s,
-            "sigma_s": batch.sigma_s,
-            "mean_d": batch.mean_d,
-            "sigma_d": batch.sigma_d,
-            "cov_a_d": batch.cov_a_d,
+            "mean_s": of_s.mean,
+            "sigma_s": of_s.sigma,
+            "mean_d": of_d.mean,
+            "sigma_d": of_d.sigma,
+            "cov_a_d": -before / max(1, of_s.tokens) - of_a.mean * of_d.mean,
             "masked_positive": counts[0] / max(1.0, counts[2]),
             "masked_negative": counts[1] / max(1.0, counts[3]),
-            "predicted_change_unmasked": before / max(1, batch.tokens),
-            "predicted_change": after / max(1, batch.tokens),
+            "predicted_change_unmasked": before / max(1, of_s.tokens),
+            "predicted_change": after / max(1, of_s.tokens),
         }
         for name, value in logs.items():
             self._metrics["train"][f"entropy_clipping/{name}"].append(value)

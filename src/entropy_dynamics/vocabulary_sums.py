@@ -61,6 +61,22 @@ def _fill(largest: Tensor, sums: Tensor, logits: Tensor, temperature: float) -> 
             sums[2 * j + 1][block] = torch.linalg.vecdot(power, d)
 
 
+def together(largest: Tensor, sums: Tensor) -> tuple[Tensor, Tensor]:
+    """Largest logits (T,) and sums (2 powers, T) of the vocabulary from its chunks' (n, T) and (n, 2 powers, T).
+
+    Where each d falls by g, sum e^j becomes exp(-j g) sum e^j, and sum e^j d becomes
+    exp(-j g) (sum e^j d - g sum e^j).
+    """
+    together = largest.amax(0)
+    gap = (together - largest).double().clamp(max=-LOWEST).unsqueeze(1)
+    sums = sums.double().where(largest.unsqueeze(1) > -torch.inf, 0.0)  # a chunk of masked words only has none
+    plain, weighted = sums[:, ::2], sums[:, 1::2]
+    powers = torch.arange(1, plain.shape[1] + 1, device=sums.device).unsqueeze(-1)
+    factors = (-powers * gap).exp()
+    moved = torch.stack((factors * plain, factors * (weighted - gap * plain)), 2)
+    return together, moved.sum(0).flatten(0, 1).to(largest.dtype)
+
+
 def _scaled_softmax(out: Tensor, logits: Tensor, normalizer: Tensor, scale: Tensor, temperature: float) -> None:
     for block in _blocks(logits.shape):
         z = logits[block].to(normalizer.dtype) / temperature

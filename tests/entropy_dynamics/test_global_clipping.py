@@ -5,7 +5,7 @@ import torch
 from torch import distributed
 
 from entropy_dynamics import clipping
-from entropy_dynamics.global_clipping import keep, keep_all_but, moments
+from entropy_dynamics.global_clipping import Moments, judged, keep, keep_all_but, moments
 from entropy_dynamics.methods import largest
 from entropy_dynamics.token_statistics import TokenStatistics
 
@@ -49,20 +49,49 @@ def whole(batch, *, method, mu, reading="released", max_fraction=None):
 def test_one_process_masks_as_clipping_does(case, seed):
     batch = split_batch(seed)
     arguments = (statistics_of(batch), batch["advantages"], batch["mask"])
-    found = keep(
-        statistics=arguments[0], advantages=arguments[1], mask=arguments[2], batch=moments(*arguments), **CASES[case]
-    )
-    assert torch.equal(found, whole(batch, **CASES[case]))
+    options = dict(CASES[case])
+    values = judged(options.pop("method"), arguments[0])
+    for statistics in (arguments[0], values):  # all statistics, or what the method judges by alone
+        found = keep(
+            statistics=statistics,
+            advantages=arguments[1],
+            mask=arguments[2],
+            batch=moments(values, arguments[2]),
+            **CASES[case],
+        )
+        assert torch.equal(found, whole(batch, **CASES[case]))
     assert 0 < (batch["mask"] & ~found).sum() < batch["mask"].sum()
 
 
 def test_moments_by_hand():
-    s, d = torch.tensor([[1.0, 3.0, 9.0]]), torch.tensor([[0.0, 2.0, 9.0]])
-    nothing = torch.zeros(1, 3)
-    advantages, mask = torch.tensor([[-1.0]]), torch.tensor([[True, True, False]])
-    found = moments(TokenStatistics(nothing, nothing, s, s - d), advantages, mask)
-    assert (found.tokens, found.mean_s, found.sigma_s, found.mean_d, found.sigma_d) == (2, 2, 1, 1, 1)
-    assert found.cov_a_d == 0
+    found = moments(torch.tensor([[1.0, 3.0, 9.0]]), torch.tensor([[True, True, False]]))
+    assert (found.tokens, found.mean, found.sigma) == (2, 2, 1)
+    assert (Moments().tokens, Moments().mean, Moments().sigma) == (0, 0, 0)
+
+
+def test_moments_of_parts_add_up_in_any_order():
+    batch = split_batch()
+    rows = torch.arange(24).split(5)
+    parts = [moments(batch["s"][some] * 1e6**i, batch["mask"][some]) for i, some in enumerate(rows)]  # of unlike sizes
+    forward, backward = sum(parts, Moments()), sum(reversed(parts), Moments())
+    assert forward == backward and forward.sigma == backward.sigma
+    assert (parts[0] + parts[1]) + parts[2] == parts[0] + (parts[1] + parts[2])
+    every, one = batch["s"][batch["mask"]], moments(batch["s"], batch["mask"])
+    together = sum((moments(batch["s"][some], batch["mask"][some]) for some in rows), Moments())
+    assert one.mean == pytest.approx(every.mean().item(), rel=1e-14)
+    assert one.sigma == pytest.approx(every.std(correction=0).item(), rel=1e-14)
+    assert (together.mean, together.sigma) == pytest.approx((one.mean, one.sigma), rel=1e-14)
+
+
+@pytest.mark.parametrize("case", [name for name in CASES if "capped" not in name])
+def test_micro_batches_are_masked_as_the_whole_batch(case):
+    batch, options = split_batch(), dict(CASES[case])
+    method = options.pop("method")
+    values = judged(method, statistics_of(batch))
+    rows = torch.arange(24).split(7)
+    every = sum((moments(values[some], batch["mask"][some]) for some in rows), Moments())
+    found = [keep(method, values[r], batch["advantages"][r], batch["mask"][r], every, **options) for r in rows]
+    assert torch.equal(torch.cat(found), whole(batch, **CASES[case]))
 
 
 def test_nothing_is_masked_where_all_are_alike_or_nothing_is_there():
@@ -72,7 +101,9 @@ def test_nothing_is_masked_where_all_are_alike_or_nothing_is_there():
     advantages, full, empty = -torch.ones(2, 1), torch.ones(2, 3, dtype=torch.bool), torch.zeros(2, 3, dtype=torch.bool)
     for mask in (full, empty):
         for method in ("clip_b", "clip_v"):
-            assert torch.equal(keep(method, alike, advantages, mask, moments(alike, advantages, mask), mu=1.0), mask)
+            assert torch.equal(
+                keep(method, alike, advantages, mask, moments(judged(method, alike), mask), mu=1.0), mask
+            )
 
 
 SHARES = [(method, share) for method in ("clip_b", "clip_v") for share in (0.0, 0.03, 0.4, 1.0)]
@@ -100,28 +131,31 @@ def test_one_process_masks_the_lowest_share(method, share):
 def test_bad_input_is_named():
     batch = split_batch()
     arguments = (statistics_of(batch), batch["advantages"], batch["mask"])
+    every = moments(batch["s"], batch["mask"])
     with pytest.raises(ValueError, match="'clip_x'"):
-        keep("clip_x", *arguments, moments(*arguments), mu=1.0)
+        keep("clip_x", *arguments, every, mu=1.0)
     with pytest.raises(ValueError, match="Clip_B has no cap"):
-        keep("clip_b", *arguments, moments(*arguments), mu=1.0, max_fraction=0.1)
+        keep("clip_b", *arguments, every, mu=1.0, max_fraction=0.1)
     of_responses = (arguments[0], batch["advantages"][:, 0], batch["mask"])
-    with pytest.raises(ValueError, match="one a response"):
-        moments(*of_responses)
+    with pytest.raises(ValueError, match="bool mask"):
+        moments(batch["s"], batch["mask"].float())
     for method in ("clip_b", "clip_v"):
         with pytest.raises(ValueError, match="one a response"):
-            keep(method, *of_responses, moments(*arguments), mu=1.0)
+            keep(method, *of_responses, every, mu=1.0)
         with pytest.raises(ValueError, match="mu is 0"):
-            keep(method, *arguments, moments(*arguments), mu=0)
+            keep(method, *arguments, every, mu=0)
         with pytest.raises(ValueError, match="unknown reading 'both'"):
-            keep(method, *arguments, moments(*arguments), mu=1.0, reading="both")
+            keep(method, *arguments, every, mu=1.0, reading="both")
     with pytest.raises(ValueError, match="max_fraction is 2"):
-        keep("clip_v", *arguments, moments(*arguments), mu=1.0, max_fraction=2)
-    for field in ("discriminator", "baseline"):
+        keep("clip_v", *arguments, every, mu=1.0, max_fraction=2)
+    with pytest.raises(ValueError, match="statistics of some response tokens are not finite"):
+        moments(batch["s"] * torch.nan, batch["mask"])
+    for method, field in (("clip_b", "discriminator"), ("clip_v", "baseline")):
         harmed = arguments[0]._replace(**{field: getattr(arguments[0], field) * torch.nan})
         with pytest.raises(ValueError, match="statistics of some response tokens are not finite"):
-            moments(harmed, *arguments[1:])
-    with pytest.raises(ValueError, match="advantages of some response tokens are not finite"):
-        moments(arguments[0], batch["advantages"] * torch.nan, batch["mask"])
+            keep(method, harmed, *arguments[1:], every, mu=1.0)
+        with pytest.raises(ValueError, match="advantages of some response tokens are not finite"):
+            keep(method, arguments[0], batch["advantages"] * torch.nan, batch["mask"], every, mu=1.0)
 
 
 ROWS = (slice(0, 10), slice(10, 24))  # the processes' parts
@@ -145,14 +179,15 @@ def _process(rank, folder):
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=len(ROWS))
     part = {name: tensor[ROWS[rank]] for name, tensor in split_batch().items()}
     arguments = (statistics_of(part), part["advantages"], part["mask"])
-    batch = moments(*arguments, reduce=_total)
     found = {}
     for name, case in CASES.items():
         options = dict(case)
         method = options.pop("method")
-        found[name] = keep(method, *arguments, batch, gather=_gather, rank=rank, **options)
+        values, mask = judged(method, arguments[0]), part["mask"]
+        every = moments(values, mask, reduce=_total)
+        found[name] = keep(method, *arguments, every, gather=_gather, rank=rank, **options)
         options.pop("max_fraction", None)
-        found[f"{name}, own moments"] = keep(method, *arguments, moments(*arguments), **options)
+        found[f"{name}, own moments"] = keep(method, *arguments, moments(values, mask), **options)
     for method, share in SHARES:
         collectives = {"reduce": _total, "gather": _gather, "rank": rank}
         found[f"{method} {share}"] = keep_all_but(method, share, *arguments, **collectives)

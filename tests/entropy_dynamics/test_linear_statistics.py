@@ -120,3 +120,28 @@ def test_bad_input_is_refused_by_name():
     hidden[3, 2] = torch.nan
     with pytest.raises(ValueError, match="largest logit of a state is nan"):
         linear_token_statistics(hidden, weight, tokens)
+
+
+@pytest.mark.parametrize(("scale", "softcap"), [(0.25, None), (1.0, 3.0), (2.0, 5.0)])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_scaled_and_capped_heads(scale, softcap, dtype, monkeypatch):
+    monkeypatch.setattr(linear_statistics, "CHUNK_ELEMENTS", 0)
+    monkeypatch.setattr(linear_statistics, "SMALLEST_CHUNK", 64)
+    hidden, weight, bias, tokens = sample(7, dtype=dtype)
+    inputs = [x.requires_grad_() for x in (hidden, weight, bias)]
+    options = {"temperature": 0.8, "curvature": True}
+    actual = linear_token_statistics(hidden, weight, tokens, bias=bias, scale=scale, softcap=softcap, **options)
+    logits = scale * (hidden @ weight.T + bias)
+    expected = token_statistics(logits if softcap is None else softcap * (logits / softcap).tanh(), tokens, **options)
+    close = {"rtol": 1e-9, "atol": 1e-11} if dtype == torch.float64 else {"rtol": 1e-4, "atol": 2e-5}
+    for a, b in zip(actual, expected, strict=True):
+        assert_close(a, b, **close)
+    for a, b in zip(gradients(actual.log_prob, *inputs), gradients(expected.log_prob, *inputs)):
+        assert_close(a, b, **close)
+
+
+@pytest.mark.parametrize("option", [{"scale": 0.0}, {"softcap": -1.0}, {"softcap": torch.inf}])
+def test_a_scale_or_a_cap_that_is_none_is_refused(option):
+    hidden, weight, _, tokens = sample(3)
+    with pytest.raises(ValueError, match="expected a positive finite number"):
+        linear_token_statistics(hidden, weight, tokens, **option)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from entropy_dynamics import theory, vocabulary_sums
-from entropy_dynamics.token_statistics import TokenStatistics, token_statistics
+from entropy_dynamics.token_statistics import TokenStatistics, baseline_of, token_statistics
 
 
 def naive(logits, tokens, temperature=1.0):
@@ -203,3 +203,12 @@ print((peak() - before) / (2 * logits.numel()))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert 0.5 < float(done.stdout) < 1.2
+
+
+def test_the_baseline_from_a_trainers_own_sums():
+    logits = torch.randn(5, 40, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    statistics = token_statistics(logits, torch.zeros(5, dtype=torch.long))
+    p = logits.softmax(-1)
+    squares = (p**2).sum(-1)
+    squares_log = (p**2 * logits).sum(-1) - logits.logsumexp(-1) * squares
+    assert torch.allclose(baseline_of(statistics.entropy, squares, squares_log), statistics.baseline, rtol=1e-12)

@@ -390,6 +390,59 @@ def test_with_dropout_nothing_masked_is_trls_own_training(tmp_path):
     assert torch.equal(weights(ours), weights(theirs))
 
 
+# What users combine, each in training: with nothing masked the weights must be stock TRL's, bit for bit.
+CONFIGURATIONS = {
+    **{f"loss {name}": {"loss_type": name, "num_iterations": 2} for name in LOSSES},
+    "several updates": {"num_iterations": 3},
+    "a batch in four parts": {"steps_per_generation": 4, "gradient_accumulation_steps": 4},
+    "two steps a generation": {"steps_per_generation": 2, "gradient_accumulation_steps": 1},
+    "KL": {"beta": 0.1},
+    "KL, corrected": {"beta": 0.1, "use_bias_correction_kl": True},
+    "reference that follows": {"beta": 0.1, "sync_ref_model": True, "ref_model_sync_steps": 1},
+    "high entropy only": {"top_entropy_quantile": 0.5},
+    "entropy bonus": {"entropy_coef": 0.05},
+    "rewards as they are": {"scale_rewards": "none"},
+    "rewards over the batch": {"scale_rewards": "batch"},
+    "two-sided clip": {"epsilon": 0.1, "epsilon_high": 0.3, "delta": 1.5, "num_iterations": 2},
+    "ratios of responses": {"importance_sampling_level": "sequence", "num_iterations": 2},
+    "off-policy mask": {"off_policy_mask_threshold": 1e-4, "num_iterations": 2},
+    "cut responses left out": {"mask_truncated_completions": True},
+    "checkpointing": {"gradient_checkpointing": True},
+    "bfloat16": {"bf16": True},
+}
+
+
+def stored_policy(folder):
+    """From a folder, where a KL penalty finds its reference."""
+    model = policy()
+    model.save_pretrained(folder)
+    model.config._name_or_path = str(folder)
+    return model
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_with_nothing_masked_every_configuration_is_stock_trl(tmp_path, name):
+    settings = CONFIGURATIONS[name] | {"model": partial(stored_policy, tmp_path / "policy")}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*importance_sampling_level.*")
+        ours = trained(EntropyClippingGRPOTrainer, EntropyClippingGRPOConfig, tmp_path, **settings, **NOTHING_MASKED)
+        theirs = trained(GRPOTrainer, GRPOConfig, tmp_path, **settings)
+        masked = trained(
+            EntropyClippingGRPOTrainer,
+            EntropyClippingGRPOConfig,
+            tmp_path,
+            **settings,
+            entropy_clipping="clip_v",
+            mu=0.3,
+        )
+    assert torch.equal(weights(ours), weights(theirs))
+    shares = [row.get("entropy_clipping/masked_negative", 0.0) for row in masked.state.log_history]
+    if max(shares) > 0:  # cut responses may all be left out
+        assert not torch.equal(weights(masked), weights(theirs))
+    else:
+        assert name == "cut responses left out"
+
+
 class Largest(TorchDispatchMode):
     """The most bytes behind a tensor that an operation returned."""
 
