@@ -106,7 +106,7 @@ class Settings:
             raise ValueError(f"method is {self.method!r}, expected 'clip_b' or 'clip_v'")
         if self.target is not None:
             if self.mu is not None or self.max_fraction is not None or self.reading != "released":
-                raise ValueError("target takes the place of mu, max_fraction and reading; leave them out, or the target")
+                raise ValueError("target takes the place of mu, max_fraction and reading; leave those out, or it")
             self.controller(2**31)
             return
         if self.mu is None or not 0 < self.mu < math.inf:
@@ -117,7 +117,7 @@ class Settings:
         if self.reading not in clipping.READINGS:
             raise ValueError(f"reading is {self.reading!r}, expected {' or '.join(clipping.READINGS)}")
         if self.max_fraction is not None and (self.method != "clip_v" or not 0 < self.max_fraction <= 1):
-            raise ValueError(f"max_fraction is {self.max_fraction}, expected None, or with clip_v above 0 and at most 1")
+            raise ValueError(f"max_fraction is {self.max_fraction}, expected None, or with clip_v above 0 and up to 1")
 
     def controller(self, vocabulary: int) -> TargetEntropy | None:
         """A new one, or None where there is no target."""
@@ -242,9 +242,7 @@ class EntropyClippingPPOTrainerSync(PPOTrainerSync):
             fields=TensorDict({"advantages": of_kept}, batch_size=len(batch)),
         )
 
-    def _kept(
-        self, statistics: TokenStatistics, advantages: Tensor, mask: Tensor, metrics: dict[str, Any]
-    ) -> Tensor:
+    def _kept(self, statistics: TokenStatistics, advantages: Tensor, mask: Tensor, metrics: dict[str, Any]) -> Tensor:
         """Which tokens (T,) of the packed responses keep their gradient; writes the logs."""
         settings, given, logs = self.entropy_clipping, (statistics, advantages, mask), {}
         of_s, of_d, of_a, of_h = (

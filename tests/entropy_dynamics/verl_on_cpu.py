@@ -65,7 +65,7 @@ class PlatformCPU(PlatformBase):
 PlatformRegistry.register("cpu")(PlatformCPU)
 set_platform(PlatformCPU())
 
-# ruff: noqa: E402 - from here on verl finds a CPU
+# From here on verl finds a CPU.
 import ray
 import transfer_queue as tq
 from verl.single_controller.base.decorator import Dispatch, register
