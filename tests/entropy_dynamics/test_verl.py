@@ -3,7 +3,6 @@ in for an accelerator and for an engine that samples.
 """
 
 import itertools
-import json
 import multiprocessing
 import os
 import re
@@ -21,6 +20,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # verl warns of engines that are not installed
     pytest.importorskip("verl", reason="make verl runs these tests, in an environment of its own")
     import verl_on_cpu
+from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from tensordict import NonTensorData, TensorDict
 from transfer_queue import KVBatchMeta
@@ -47,6 +47,12 @@ METHOD = ["+entropy_clipping.method=clip_b", "+entropy_clipping.mu=0.8"]
 NEEDED = ["actor_rollout_ref.rollout.name=none"]
 
 
+def configuration(*overrides):
+    """verl's configuration with overrides as on its command line."""
+    with initialize_config_dir(str(Path(trainer_base.__file__).parents[2] / "config"), version_base=None):
+        return compose("ppo_trainer", overrides=list(overrides))
+
+
 def jagged(tensors):
     return torch.nested.as_nested_tensor(list(tensors), layout=torch.jagged)
 
@@ -59,7 +65,7 @@ def test_the_page_has_the_lines_that_turn_it_on():
     (snippet,) = re.findall(r"<!-- verl snippet -->\n```sh\n(.*?)```", text, re.S)
     command, *overrides = snippet.replace("\\\n", "").split()[2:]
     assert command == "verl.trainer.main_ppo"
-    config = verl_on_cpu.configuration(*NEEDED, *(line for line in overrides if line != "..."))
+    config = configuration(*NEEDED, *(line for line in overrides if line != "..."))
     assert verl.settings_of(config) == verl.Settings("clip_b", mu=2.0)
     assert config.trainer.v1.trainer_mode == verl.MODE
     imported = config.ray_kwargs.ray_init.runtime_env.env_vars.VERL_USE_EXTERNAL_MODULES
@@ -89,7 +95,7 @@ def test_the_page_has_the_lines_that_turn_it_on():
 )
 def test_what_would_make_the_masks_wrong_is_refused(overrides, message):
     with pytest.raises(ValueError, match=message):
-        verl.settings_of(verl_on_cpu.configuration(*NEEDED, *overrides))
+        verl.settings_of(configuration(*NEEDED, *overrides))
 
 
 def test_a_version_that_has_changed_inside_is_refused(monkeypatch):
@@ -248,9 +254,7 @@ def computed(monkeypatch, *overrides, rollout_is_off=0.0):
         queue.fields["rollout_log_probs"] = jagged(x + y for x, y in zip(per_token["log_prob"], off))
     for module in (trainer_base, verl):
         monkeypatch.setattr(module, "tq", queue)
-    config = verl_on_cpu.configuration(
-        *NEEDED, "algorithm.adv_estimator=grpo", "actor_rollout_ref.rollout.n=4", *overrides
-    )
+    config = configuration(*NEEDED, "algorithm.adv_estimator=grpo", "actor_rollout_ref.rollout.n=4", *overrides)
     trainer = object.__new__(verl.EntropyClippingPPOTrainerSync)
     trainer.config, trainer.entropy_clipping = config, verl.settings_of(config)
     trainer.entropy_controller = trainer.entropy_clipping.controller(V)
@@ -338,7 +342,7 @@ def test_the_controller_is_in_verls_checkpoints(monkeypatch, tmp_path):
 
     def trainer(*more):
         new = object.__new__(verl.EntropyClippingPPOTrainerSync)
-        new.config = verl_on_cpu.configuration(*NEEDED, *overrides, *more)
+        new.config = configuration(*NEEDED, *overrides, *more)
         new.entropy_clipping = verl.settings_of(new.config)
         new._init_tokenizer()
         return new
@@ -489,46 +493,47 @@ def runs(tmp_path_factory):
         for i in range(8)
     ]
     datasets.Dataset.from_list(rows).to_parquet(str(folder / "data.parquet"))
-    arms = {}
-    for arm, settings in ARMS.items():
-        of_arm = COMMON | {f"+entropy_clipping.{name}": value for name, value in (settings or {}).items()}
-        of_arm["trainer.v1.trainer_mode"] = "sync_on_cpu" if settings is None else "sync_entropy_clipping_on_cpu"
-        of_arm["trainer.default_local_dir"] = folder / "checkpoints" / arm
-        of_arm["actor_rollout_ref.model.path"] = folder / "model"
-        of_arm |= {f"data.{part}_files": folder / "data.parquet" for part in ("train", "val")}
-        arms[arm] = [f"{name}={value}" for name, value in of_arm.items()]
-    arms = {arm: [x.replace("nothing_masked", "nothing") for x in overrides] for arm, overrides in arms.items()}
-    (folder / "runs.json").write_text(json.dumps(arms), encoding="utf-8")
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(Path(__file__).parent)]),
-        "OMP_NUM_THREADS": "1",
-        "HF_HUB_OFFLINE": "1",
-        "RAY_AUTH_MODE": "disabled",
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "VERL_ENGINE_DEVICE": "cuda",  # as whose engines are registered
-        "VERL_USE_EXTERNAL_MODULES": "verl_on_cpu,entropy_dynamics.verl",
-    }
     names = ("port", "metrics-export-port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port")
     names = (*names, "runtime-env-agent-port")  # Ray waits 15 seconds for ports that agents choose themselves
     ports = dict(zip(names, free_ports(len(names))))
     options = [f"--{name}={port}" for name, port in ports.items()]
     options += ["--head", "--block", "--num-cpus=8", "--num-gpus=1", "--include-dashboard=false"]
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(Path(__file__).parent)]),
+        "PYTHONWARNINGS": "ignore",
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "RAY_AUTH_MODE": "disabled",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "VERL_ENGINE_DEVICE": "cuda",  # as whose engines are registered
+    }
     ray = subprocess.Popen(
         [Path(sys.executable).with_name("ray"), "start", *options, "--node-ip-address=127.0.0.1"],
         env=environment,
         stdout=subprocess.DEVNULL,
     )
     try:
-        code = "import sys, verl, verl_on_cpu; verl_on_cpu.run(*sys.argv[1:])"
-        command = [sys.executable, "-W", "ignore", "-c", code, folder, f"127.0.0.1:{ports['port']}"]
-        done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, encoding="utf-8")
-        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-5000:]
+        for arm, settings in ARMS.items():
+            (folder / arm).mkdir()
+            given = COMMON | {f"+entropy_clipping.{name}": value for name, value in (settings or {}).items()}
+            given |= {f"data.{part}_files": folder / "data.parquet" for part in ("train", "val")}
+            given |= {
+                "trainer.v1.trainer_mode": "sync_on_cpu" if settings is None else "sync_entropy_clipping_on_cpu",
+                "trainer.default_local_dir": folder / "checkpoints" / arm,
+                "actor_rollout_ref.model.path": folder / "model",
+                "+ray_kwargs.ray_init.address": f"127.0.0.1:{ports['port']}",
+                "ray_kwargs.ray_init.num_cpus": "null",
+                "+ray_kwargs.ray_init.runtime_env.env_vars.VERL_USE_EXTERNAL_MODULES": "verl_on_cpu",
+                "+ray_kwargs.ray_init.runtime_env.env_vars.VERL_ON_CPU": folder / arm,
+            }
+            command = [sys.executable, "-m", "verl.trainer.main_ppo", *(f"{n}={value}" for n, value in given.items())]
+            done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, encoding="utf-8")
+            assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-5000:]
     finally:
         ray.terminate()
         ray.wait()
-    return {
-        arm: {path.stem: torch.load(path, weights_only=False) for path in (folder / arm).glob("*.pt")} for arm in ARMS
-    } | {"model": folder / "model"}
+    kept = {arm: {path.stem: torch.load(path) for path in (folder / arm).glob("*.pt")} for arm in ARMS}
+    return kept | {"model": folder / "model"}
 
 
 @pytest.mark.slow

@@ -1,9 +1,8 @@
 """What stands in, on a CPU, for the parts of verl that need an accelerator: the platform, the process group's backend,
-and the engine that samples. Everything else in `run` is verl's own: TaskRunnerV1, the V1 trainer, the TransferQueue,
-the workers on Ray, FSDP, the loss and the optimizer. verl imports this module through VERL_USE_EXTERNAL_MODULES.
+and the engine that samples. Everything else is verl's own: its main program, the V1 trainer, the TransferQueue, the
+workers on Ray, FSDP, the loss and the optimizer. verl imports this module through VERL_USE_EXTERNAL_MODULES.
 """
 
-import json
 import os
 from contextlib import nullcontext
 from pathlib import Path
@@ -189,26 +188,3 @@ class Rollouts:
                 )
             tq.kv_batch_put(keys=keys, fields=list_of_dict_to_tensordict(fields), tags=tags, partition_id="train")
             tq.kv_batch_put(keys=[uid], partition_id="train", tags=[{"status": "finished"}])
-
-
-def configuration(*overrides):
-    """verl's configuration with overrides as on its command line."""
-    import verl.trainer
-    from hydra import compose, initialize_config_dir
-
-    with initialize_config_dir(str(Path(verl.trainer.__file__).parent / "config"), version_base=None):
-        return compose("ppo_trainer", overrides=list(overrides))
-
-
-def run(folder, address):
-    """Train once for each list of overrides in runs.json, by its name, on the cluster of Ray at an address."""
-    from verl.trainer.main_ppo import TaskRunnerV1
-
-    torch.set_num_threads(1)
-    for name, overrides in json.loads(Path(folder, "runs.json").read_text(encoding="utf-8")).items():
-        Path(folder, name).mkdir()
-        os.environ["VERL_ON_CPU"] = str(Path(folder, name))
-        names = ("PYTHONPATH", "OMP_NUM_THREADS", "VERL_ENGINE_DEVICE", "VERL_USE_EXTERNAL_MODULES", "VERL_ON_CPU")
-        ray.init(address, runtime_env={"env_vars": {name: os.environ[name] for name in names}})
-        TaskRunnerV1.__ray_metadata__.modified_class().run(configuration(*overrides))
-        ray.shutdown()
