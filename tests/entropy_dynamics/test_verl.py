@@ -73,6 +73,21 @@ def test_the_page_has_the_lines_that_turn_it_on():
     assert trainer_base.get_trainer_cls(verl.MODE) is verl.EntropyClippingPPOTrainerSync
 
 
+def test_the_page_of_the_released_setting_names_keys_that_exist():
+    text = (ROOT / "docs" / "released_setting.md").read_text(encoding="utf-8")
+    cells = [row.split("|")[3] for row in text.splitlines() if row.startswith("| `")]
+    names = [name.partition("=")[0] for cell in cells for name in re.findall(r"`([a-z+][^`]*)`", cell)]
+    config = configuration(*NEEDED)
+    absent = object()
+    for name in names:
+        full = re.sub(r"^(actor|rollout)\.", r"actor_rollout_ref.\1.", name)
+        if name.startswith("+entropy_clipping."):
+            assert name.partition(".")[2] in verl.Settings.__dataclass_fields__, name
+        else:
+            assert OmegaConf.select(config, full, default=absent) is not absent, name
+    assert len(names) > 20
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
