@@ -12,7 +12,7 @@ export LC_ALL := C.UTF-8
 
 # `make -j` would check results while they are made.
 .NOTPARALLEL:
-.PHONY: help figures test test-all lint unit alone nbval replay notebooks tables retrain lab bench paper-scale real data clean
+.PHONY: help figures test test-all lint unit alone verl nbval replay notebooks tables retrain lab bench paper-scale real data clean
 
 figures: .venv/ready  ## run the notebooks with papermill; figures, tables, manifest -> build/
 	$(BIN)/python -m companion.runner.reproduce
@@ -32,6 +32,9 @@ unit: .venv/ready .venv/liger  ## unit and property tests
 
 alone: .venv-alone/ready  ## the library's tests where there is torch alone
 	.venv-alone/bin/python -m pytest tests/entropy_dynamics
+
+verl: .venv-verl/ready  ## the tests of the plug-in for verl, with verl's trainer on Ray, on a CPU
+	.venv-verl/bin/python -m pytest -m "slow or not slow" --timeout 3000 tests/entropy_dynamics/test_verl.py
 
 nbval: .venv/ready  ## run the notebooks again and compare with their committed outputs -> build/scratch
 	$(BIN)/python -m companion.runner.reproduce --check
@@ -76,7 +79,7 @@ help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' Makefile
 
 clean:  ## remove the environment and everything built
-	rm -rf .venv .venv-alone build
+	rm -rf .venv .venv-alone .venv-verl build
 
 # Environments are made from nothing: pip cannot mend an installation that was interrupted.
 .venv/ready: requirements.lock requirements-no-deps.lock pyproject.toml
@@ -92,6 +95,13 @@ clean:  ## remove the environment and everything built
 	$(PYTHON) -m venv --clear .venv-alone
 	.venv-alone/bin/python $(PIP_INSTALL) $$(grep -E '^(torch|pytest|hypothesis|setuptools)==' requirements.lock)
 	.venv-alone/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+# verl's extras would bring CUDA; the lock is whole without them.
+.venv-verl/ready: requirements-verl.lock pyproject.toml
+	$(PYTHON) -m venv --clear .venv-verl
+	.venv-verl/bin/python $(PIP_INSTALL) --no-deps -r requirements-verl.lock
+	.venv-verl/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
 # Triton's interpreter runs the CUDA kernels on a CPU, for the tests alone. A build of torch with CUDA brings its own.

@@ -32,8 +32,10 @@ def locked():
     return {canonicalize_name(name): version for name, version in (line.split("==") for line in LOCK)}
 
 
-def test_the_lock_pins_plain_versions():
-    for line in LOCK:
+def test_the_locks_pin_plain_versions():
+    of_verl = [line for line in text("requirements-verl.lock").splitlines() if not line.startswith("#")]
+    assert "verl==0.9.1" in of_verl
+    for line in LOCK + of_verl:
         assert re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][0-9A-Za-z.]*", line), line
 
 
@@ -85,8 +87,9 @@ def imported(path):
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "src" / "entropy_dynamics").glob("*.py")), ids=lambda path: path.name)
-def test_the_library_imports_torch_alone_but_for_its_two_extras(path):
-    extra = {"trl.py": {"trl"}, "triton_backend.py": {"triton"}}.get(path.name, set())
+def test_the_library_imports_torch_alone_but_for_its_extras(path):
+    of_verl = {"verl", "transfer_queue", "tensordict", "omegaconf"}
+    extra = {"trl.py": {"trl"}, "triton_backend.py": {"triton"}, "verl.py": of_verl}.get(path.name, set())
     assert imported(path) <= {"torch"} | extra
 
 

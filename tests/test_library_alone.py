@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = {extra: [Requirement(text) for text in texts] for extra, texts in PROJECT["optional-dependencies"].items()}
 MODULES = sorted(path.stem for path in (ROOT / "src" / "entropy_dynamics").glob("*.py"))
-NEED_AN_EXTRA = {"trl", "triton_backend"}
+NEED_AN_EXTRA = {"trl", "verl", "triton_backend"}
 
 CHILD = """
 import sys
@@ -83,7 +83,7 @@ def test_the_wheel_is_the_library_alone(wheel):
 def test_the_wheel_requires_torch_alone(wheel):
     required = [Requirement(text) for text in wheel.requires]
     assert [r.name for r in required if r.marker is None or r.marker.evaluate({"extra": ""})] == ["torch"]
-    assert set(wheel.metadata.get_all("Provides-Extra")) == {"trl", "triton", "companion"}
+    assert set(wheel.metadata.get_all("Provides-Extra")) == {"trl", "verl", "triton", "companion"}
 
 
 @pytest.mark.parametrize("extra", EXTRAS)

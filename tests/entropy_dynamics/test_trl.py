@@ -1,5 +1,6 @@
 """The trainer masks what `clipping` masks, and without a method it is TRL's own."""
 
+import inspect
 import re
 import subprocess
 import sys
@@ -537,6 +538,14 @@ def test_images_are_passed_on_as_trl_does():
     with mock.patch.object(GRPOTrainer, "_get_per_token_logps_and_entropies", scored):
         trainer._sampled_statistics(output)
     assert seen == {"pixel_values": output["pixel_values"], "num_images": [1, 1]}
+
+
+def test_the_page_of_the_released_setting_names_settings_that_exist():
+    text = (Path(__file__).parents[2] / "docs" / "released_setting.md").read_text(encoding="utf-8")
+    cells = [row.split("|")[4] for row in text.splitlines() if row.startswith("| `")]
+    names = {name.partition("=")[0] for cell in cells for name in re.findall(r"`([a-z][^`]*)`", cell)}
+    known = set(EntropyClippingGRPOConfig.__dataclass_fields__) | set(inspect.signature(GRPOTrainer).parameters)
+    assert len(names) > 15 and names <= known, names - known
 
 
 def test_the_readme_snippet_runs(tmp_path):
