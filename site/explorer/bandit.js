@@ -75,7 +75,8 @@ const bandit = (() => {
       let second = null;
       return (rows) => {
         steps += 1;
-        const blend = (old, beta, of) => rows.map((row, q) => row.map((g, i) => beta * (old?.[q][i] ?? 0) + (1 - beta) * of(g)));
+        const blend = (old, beta, of) =>
+          rows.map((row, q) => row.map((g, i) => beta * (old?.[q][i] ?? 0) + (1 - beta) * of(g)));
         first = blend(first, 0.9, (g) => g);
         second = blend(second, 0.999, (g) => g * g);
         return first.map((row, q) => row.map((m, i) =>
@@ -87,7 +88,8 @@ const bandit = (() => {
   class Bandit {
     constructor({ seed, optimizer, rate }) {
       this.random = random_numbers(seed);
-      this.logits = Array.from({ length: QUESTIONS }, () => Array.from({ length: ANSWERS }, () => normal(this.random)));
+      const row = () => Array.from({ length: ANSWERS }, () => normal(this.random));
+      this.logits = Array.from({ length: QUESTIONS }, row);
       this.optimize = optimizers[optimizer](rate);
       this.controller = null;
       this.steps = [this.look()];
@@ -116,9 +118,8 @@ const bandit = (() => {
       const states = this.logits.map((row) => theory.state(row));
       const predicted = mean(states.map((state, q) => theory.first_order_change(state, delta[q])));
       this.logits = this.logits.map((row, q) => row.map((z, i) => z + delta[q][i]));
-      const record = { ...this.look(), masked: keep.filter((kept) => !kept).length, tokens: batch.length, bonus, predicted };
-      this.steps.push(record);
-      return record;
+      const masked = keep.filter((kept) => !kept).length;
+      this.steps.push({ ...this.look(), masked, tokens: batch.length, bonus, predicted });
     }
 
     control(target) {

@@ -2,19 +2,20 @@
 
 /* Part 1: one state, its tokens, and one step. */
 const one_state = (() => {
-  const { by_id, number, signed, element, label, scale, ticks, minus, path } = page;
+  const { by_id, ten_to, number, signed, element, label, scale, ticks, minus, path } = page;
   const TAIL_SIZES = [0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000, 100000];
   const LARGEST_ALPHA = 2;
   const TAIL = "tail";
   const PRESETS = [
-    { name: "A long tail", p: { mat: 0.35, sofa: 0.2, floor: 0.06, moon: 0.002 }, tail: 1000, token: "mat", alpha: 0.5 },
-    { name: "In the band", p: { mat: 0.5, sofa: 0.2, floor: 0.1, moon: 0.02 }, tail: 100, token: "sofa", alpha: 0.3 },
-    { name: "Nearly certain", p: { mat: 0.97, sofa: 0.01, floor: 0.005, moon: 0.001 }, tail: 1000, token: "moon", alpha: 0.5 },
-    { name: "A sign that fails", p: { mat: 0.2, sofa: 0.19, floor: 0.18, moon: 0.17 }, tail: 10, token: "mat", alpha: 1 },
-    { name: "Three tokens, by hand", p: { mat: 0.5, sofa: 0.25, floor: 0.25 }, tail: 0, token: "mat", alpha: 0.01 },
+    { name: "A long tail", p: { mat: 0.35, sofa: 0.2, floor: 0.06, moon: 0.002 }, tail: 1000, token: "mat", step: 0.5 },
+    { name: "In the band", p: { mat: 0.5, sofa: 0.2, floor: 0.1, moon: 0.02 }, tail: 100, token: "sofa", step: 0.3 },
+    { name: "Nearly certain", p: { mat: 0.97, sofa: 0.01, floor: 0.005, moon: 0.001 }, tail: 1000, token: "moon", step: 0.5 },
+    { name: "A sign that fails", p: { mat: 0.2, sofa: 0.19, floor: 0.18, moon: 0.17 }, tail: 10, token: "mat", step: -1 },
+    { name: "Three tokens, by hand", p: { mat: 0.5, sofa: 0.25, floor: 0.25 }, tail: 0, token: "mat", step: 0.01 },
   ];
 
-  let chosen; // {logits: of each named token and of the whole tail, tail: its size, token, kind, sign, alpha}
+  // {logits: of each named token and of the whole tail; tail: its size; token: the sampled one; kind; sign and alpha}
+  let chosen;
 
   const names = () => Object.keys(chosen.logits).filter((name) => name !== TAIL || chosen.tail);
 
@@ -60,8 +61,9 @@ const one_state = (() => {
 
   const kind_of = (s, baseline) => (s < 0 ? "rarer" : s < baseline ? "band" : "above");
   const falls_or_rises = (change) => (change < 0 ? "falls" : "rises");
-  const arrow = (change) => (Math.abs(change) < 1e-13 ? "0" : change < 0 ? "↓ falls" : "↑ rises");
-  const of_tail = (name) => (name === TAIL ? (chosen.tail === 1 ? "the tail" : "each of the tail") : name);
+  const direction_of = (change) =>
+    Math.abs(change) < 1e-13 ? "–" : `${change < 0 ? "↓" : "↑"} <span class="word">${falls_or_rises(change)}</span>`;
+  const of_tail = (name) => (name === TAIL ? (chosen.tail === 1 ? "tail" : "tail, each") : name);
 
   function mark(kind, x, y) {
     const shapes = {
@@ -83,40 +85,43 @@ const one_state = (() => {
     const lowest = Math.min(-Math.exp(-1 - H), ...s);
     const highest = Math.max(baseline, ...s, 0.05);
     const x = scale(-decades, 0, frame.left, frame.right);
-    const y = scale(lowest - 0.1 * (highest - lowest), highest + 0.16 * (highest - lowest), frame.bottom, frame.top);
+    const height_of = highest - lowest;
+    const y = scale(lowest - 0.1 * height_of, highest + 0.16 * height_of, frame.bottom, frame.top);
     const curve = Array.from({ length: 200 }, (_, i) => {
       const log_p = (-decades * (199 - i)) / 199 * Math.LN10;
       return [x(log_p / Math.LN10), y(Math.exp(log_p) * (H + log_p))];
     }).filter(([, at]) => at > frame.top);
-    const x_ticks = Array.from({ length: decades + 1 }, (_, i) => [x(-i), i > 3 ? `10${[...String(i)].reduce((text, digit) => text + "⁰¹²³⁴⁵⁶⁷⁸⁹"[digit], "⁻")}` : String(Number((10 ** -i).toPrecision(1)))]);
+    const decade = (i) => (i > 3 ? ten_to(-i) : ["1", "0.1", "0.01", "0.001"][i]);
+    const x_ticks = Array.from({ length: decades + 1 }, (_, i) => [x(-i), decade(i)]);
     const at_boundary = x(Math.log10(boundary));
     const left_of_line = at_boundary > frame.left + 0.6 * (frame.right - frame.left);
-    const points = Object.entries(entry).map(([name, i]) => ({ name, i, px: x(Math.log10(p[i])), py: y(s[i]) }));
-    points.sort((a, b) => a.px - b.px);
-    const texts = points.map(({ name, px, py }, i) => {
-      const near = i > 0 && px - points[i - 1].px < 44 && Math.abs(py - points[i - 1].py) < 20;
-      const below = near && !points[i - 1].below;
-      points[i].below = below;
-      const end = px > frame.right - 30;
-      return element("text", { x: end ? px - 10 : px, y: end ? py + 4 : py + (below ? 22 : -11), "text-anchor": end ? "end" : "middle",
-        class: name === chosen.token ? "sampled" : "token" }, name);
-    });
+    const places = Object.entries(entry);
+    const points = places.map(([name, i]) => ({ name, i, px: x(Math.log10(p[i])), py: y(s[i]) }));
+    // Names stand above, on the steep part of the curve at the left, and higher up where another one is in the way.
+    const labels = [];
+    for (const { name, i, px, py } of [...points].sort((a, b) => b.py - a.py)) {
+      const place = s[i] > 0 ? { x: px - 15, y: py + 4, "text-anchor": "end" } : { x: px, y: py - 11, "text-anchor": "middle" };
+      while (labels.some(({ x, y }) => Math.abs(x - place.x) < 44 && Math.abs(y - place.y) < 14)) place.y -= 1;
+      labels.push({ ...place, name, class: name === chosen.token ? "sampled" : "token" });
+    }
+    const said = points.map(({ name, i }) => `${name}: p ${number(p[i])}, S ${number(s[i])} nats`).join("; ");
+    const beside = left_of_line ? { x: at_boundary - 6, "text-anchor": "end" } : { x: at_boundary + 6 };
     const sampled = points.find(({ name }) => name === chosen.token);
     return {
-      name: `Tokens by probability and S. ${points.map(({ name, i }) => `${name}: p ${number(p[i])}, S ${number(s[i])} nats`).join("; ")}. Lines: p = ${number(boundary)} and S = ${number(baseline)} nats.`,
+      name: `Tokens by p and S. ${said}. Lines: p = ${number(boundary)} and S = ${number(baseline)} nats.`,
       children: [
-        element("rect", { class: "band-area", x: frame.left, y: y(baseline), width: frame.right - frame.left, height: y(0) - y(baseline) }),
+        element("path", { class: "band-area", d: `M${frame.left} ${y(0)}H${frame.right}V${y(baseline)}H${frame.left}Z` }),
         ...axes_of(frame, x_ticks, y, lowest, highest, "probability p (logarithmic)"),
         element("text", { x: 6, y: 13 }, "S (nats)"),
         element("path", { class: "zero", d: `M${frame.left} ${y(0)}H${frame.right}` }),
         element("path", { class: "rule", d: `M${frame.left} ${y(baseline)}H${frame.right}` }),
         element("path", { class: "rule", d: `M${at_boundary} ${frame.top}V${frame.bottom}` }),
         label([["S = E"], ["p", "sub"], ["[S]"]], { x: frame.left + 6, y: y(baseline) - 6 }),
-        label([["p = e"], ["−H", "sup"]], { x: at_boundary + (left_of_line ? -6 : 6), y: frame.top - 6, "text-anchor": left_of_line ? "end" : "start" }),
+        label([["p = e"], ["−H", "sup"]], { ...beside, y: frame.top - 6 }),
         element("path", { class: "curve", d: path(curve) }),
         element("circle", { class: "ring", cx: sampled.px, cy: sampled.py, r: 11 }),
         ...points.map(({ i, px, py }) => mark(kind_of(s[i], baseline), px, py)),
-        ...texts,
+        ...labels.map(({ name, ...place }) => element("text", place, name)),
       ],
     };
   }
@@ -131,8 +136,8 @@ const one_state = (() => {
     const at = (size) => {
       const delta = direction.map((d) => size * d);
       const first = theory.first_order_change(state, delta);
-      return { first, second: first + theory.second_order_change(state, delta), exact: theory.exact_change(state, delta),
-        bound: (shown.bound / alpha ** 2) * size ** 2 };
+      const second = first + theory.second_order_change(state, delta);
+      return { first, second, exact: theory.exact_change(state, delta), bound: (shown.bound / alpha ** 2) * size ** 2 };
     };
     const sizes = Array.from({ length: 121 }, (_, i) => LARGEST_ALPHA * (i / 60 - 1));
     const curves = sizes.map(at);
@@ -142,15 +147,21 @@ const one_state = (() => {
     const x = scale(-LARGEST_ALPHA, LARGEST_ALPHA, frame.left, frame.right);
     const y = scale(lowest, highest, frame.bottom, frame.top);
     const inside = (value) => Math.max(lowest, Math.min(highest, value));
-    const line = (name) => element("path", { class: name, "clip-path": "url(#change-frame)", d: path(curves.map((c, i) => [x(sizes[i]), y(c[name])])) });
+    const line = (name) => element("path", {
+      class: name, "clip-path": "url(#change-frame)", d: path(curves.map((c, i) => [x(sizes[i]), y(c[name])])),
+    });
     const edge = (sign) => curves.map((c, i) => [x(sizes[i]), y(inside(c.first + sign * c.bound))]);
     const reach = Math.min(shown.radius, LARGEST_ALPHA);
+    const box = `M${frame.left} ${frame.top}H${frame.right}V${frame.bottom}H${frame.left}Z`;
+    const x_ticks = [-2, -1, 0, 1, 2].map((size) => [x(size), minus(size)]);
+    const x_title = chosen.kind === "grpo" ? "α (penalty left, reward right)" : "α (pushed down left, up right)";
     return {
-      name: `Change of entropy against alpha from −2 to 2. At alpha ${number(alpha)}: exact ${signed(shown.exact)}, first order ${signed(shown.first)}, second order ${signed(shown.second)} nats.`,
+      name: `Change of entropy against alpha from −2 to 2. At alpha ${number(alpha)}: exact ${signed(shown.exact)}, `
+        + `first order ${signed(shown.first)}, second order ${signed(shown.second)} nats.`,
       children: [
-        element("clipPath", { id: "change-frame" }, element("rect", { x: frame.left, y: frame.top, width: frame.right - frame.left, height: frame.bottom - frame.top })),
+        element("clipPath", { id: "change-frame" }, element("path", { d: box })),
         element("path", { class: "bound", d: `${path([...edge(1), ...edge(-1).reverse()])}Z` }),
-        ...axes_of(frame, [-2, -1, 0, 1, 2].map((size) => [x(size), minus(size)]), y, lowest, highest, chosen.kind === "grpo" ? "α (penalty left, reward right)" : "α (pushed down left, up right)"),
+        ...axes_of(frame, x_ticks, y, lowest, highest, x_title),
         element("path", { class: "zero", d: `M${frame.left} ${y(0)}H${frame.right}` }),
         element("path", { class: "trusted", d: `M${x(-reach)} ${frame.bottom}H${x(reach)}` }),
         element("path", { class: "rule", d: `M${x(alpha)} ${frame.top}V${frame.bottom}` }),
@@ -171,7 +182,8 @@ const one_state = (() => {
     const { p, s, baseline, first, exact, D, S, radius } = shown;
     for (const id of ["H", "boundary", "baseline", "S", "D", "bound"]) by_id(id).textContent = number(shown[id]);
     for (const id of ["first", "second", "exact", "remainder"]) by_id(id).textContent = signed(shown[id]);
-    by_id("radius").textContent = radius === Infinity ? "100, and beyond" : radius <= 1e-3 ? "0.001, or never" : number(radius);
+    const reach = radius === Infinity ? "100, and beyond" : radius <= 1e-3 ? "0.001, or never" : number(radius);
+    by_id("radius").textContent = reach;
     const grpo = chosen.kind === "grpo";
     by_id("first-formula").innerHTML = grpo ? "−<i>α</i> <i>D</i>" : "−<i>α</i> <i>S</i>";
     by_id("up").textContent = grpo ? "reward (advantage above 0)" : "push up";
@@ -179,12 +191,14 @@ const one_state = (() => {
 
     const doing = grpo ? (chosen.sign > 0 ? "Rewarding" : "Penalising") : chosen.sign > 0 ? "Pushing up" : "Pushing down";
     const name = chosen.token === TAIL ? "a token of the tail" : `“${chosen.token}”`;
-    const verdict = first * exact > 0 ? `the first order says ${signed(first)}.`
-      : `the first order says ${signed(first)}: the wrong direction, beyond its trust radius.`;
-    const band = !shown.band[now.token] ? "" : ` It lies in the band: its S, ${number(S)}, is above zero, but its D, ${number(D)}, below.`;
+    const verdict = first * exact > 0 ? `the first order predicts ${signed(first)}.`
+      : `the first order predicts ${signed(first)}, the wrong direction: the step is beyond the trust radius.`;
+    const band = !shown.band[now.token] ? ""
+      : ` It lies in the band: its S, ${number(S)}, is above zero, but its D, ${number(D)}, below.`;
+    const change = `entropy ${falls_or_rises(exact)}, by ${number(Math.abs(exact))} nats`;
     by_id("sentence").textContent = Math.abs(first) < 1e-13
-      ? `${doing} ${name}: the first order sees no change of entropy; exactly it changes by ${signed(exact)} nats.`
-      : `${doing} ${name}${grpo ? "" : " alone"}: entropy ${falls_or_rises(exact)}, exactly by ${number(Math.abs(exact))} nats; ${verdict}${band}`;
+      ? `${doing} ${name}: ${change}; the first order sees no change.`
+      : `${doing} ${name}${grpo ? "" : " alone"}: ${change}; ${verdict}${band}`;
 
     by_id("token-table").tBodies[0].replaceChildren(...Object.entries(now.entry).map(([name, i]) => {
       const row = document.createElement("tr");
@@ -192,9 +206,10 @@ const one_state = (() => {
       const head = document.createElement("th");
       head.scope = "row";
       head.textContent = of_tail(name);
-      row.append(head, ...[number(p[i]), number(s[i]), number(s[i] - baseline), arrow(-s[i]), arrow(baseline - s[i])].map((text) => {
+      const d = s[i] - baseline;
+      row.append(head, ...[number(p[i]), number(s[i]), number(d), direction_of(-s[i]), direction_of(-d)].map((html) => {
         const cell = document.createElement("td");
-        cell.textContent = text;
+        cell.innerHTML = html;
         return cell;
       }));
       return row;
@@ -242,8 +257,10 @@ const one_state = (() => {
     const row = document.createElement("div");
     row.className = "row token";
     const text = name === TAIL ? "the tail" : name;
-    row.innerHTML = `<label><input type="radio" name="token" id="token-${name}" value="${name}" aria-label="sampled: ${text}"> ${text}</label>
-      <input type="range" id="p-${name}" min="-9.2" max="6.9" step="0.1" aria-label="probability of ${text}"><output for="p-${name}" id="p-${name}-value"></output>`;
+    row.innerHTML = `
+      <label><input type="radio" name="token" id="token-${name}" value="${name}" aria-label="sampled: ${text}"> ${text}</label>
+      <input type="range" id="p-${name}" min="-9.2" max="6.9" step="0.1" aria-label="probability of ${text}">
+      <output for="p-${name}" id="p-${name}-value"></output>`;
     row.querySelector("[type=radio]").addEventListener("change", () => set({ token: name }));
     row.querySelector("[type=range]").addEventListener("input", (event) => {
       const logit = log_odds(name);
@@ -258,12 +275,12 @@ const one_state = (() => {
     show_controls();
   }
 
-  function start({ p, tail, token, alpha }) {
+  function start({ p, tail, token, step }) {
     const named = Object.values(p).reduce((a, b) => a + b);
     const logits = Object.fromEntries(Object.entries(p).map(([name, p_i]) => [name, Math.log(p_i)]));
     logits[TAIL] = Math.log(tail ? 1 - named : 0.1);
     by_id("tokens").replaceChildren(...Object.keys(logits).map(token_row));
-    chosen = { kind: "grpo", sign: 1, ...chosen, logits, tail, token, alpha };
+    chosen = { kind: "grpo", sign: Math.sign(step), alpha: Math.abs(step), logits, tail, token };
     show_controls();
   }
 
@@ -271,8 +288,12 @@ const one_state = (() => {
   by_id("tail-size").addEventListener("input", (event) => set({ tail: TAIL_SIZES[event.target.value] }));
   by_id("alpha").max = Math.log10(LARGEST_ALPHA);
   by_id("alpha").addEventListener("input", (event) => set({ alpha: 10 ** event.target.value }));
-  for (const radio of document.querySelectorAll("[name=kind]")) radio.addEventListener("change", () => set({ kind: radio.value }));
-  for (const radio of document.querySelectorAll("[name=sign]")) radio.addEventListener("change", () => set({ sign: Number(radio.value) }));
+  for (const radio of document.querySelectorAll("[name=kind]")) {
+    radio.addEventListener("change", () => set({ kind: radio.value }));
+  }
+  for (const radio of document.querySelectorAll("[name=sign]")) {
+    radio.addEventListener("change", () => set({ sign: Number(radio.value) }));
+  }
   by_id("presets").replaceChildren(...PRESETS.map((preset) => {
     const button = document.createElement("button");
     button.type = "button";

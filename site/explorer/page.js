@@ -4,6 +4,12 @@
 const page = (() => {
   const by_id = (id) => document.getElementById(id);
 
+  // Enter in a field must not load the page anew.
+  for (const form of document.forms) form.addEventListener("submit", (event) => event.preventDefault());
+
+  /** 10 to a whole power. */
+  const ten_to = (power) => `10${[...String(power)].map((digit) => (digit === "-" ? "⁻" : "⁰¹²³⁴⁵⁶⁷⁸⁹"[digit])).join("")}`;
+
   /** Three digits, with a true minus sign; powers of ten where zeros would be counted. Rounding's crumbs are 0. */
   function number(x) {
     const size = Math.abs(x);
@@ -11,7 +17,7 @@ const page = (() => {
     const sign = x < 0 ? "−" : "";
     if (size >= 1e-4) return sign + size.toPrecision(3);
     const [mantissa, power] = size.toExponential(2).split("e");
-    return `${sign}${mantissa} × 10${[...power].map((digit) => (digit === "-" ? "⁻" : "⁰¹²³⁴⁵⁶⁷⁸⁹"[digit])).join("")}`;
+    return `${sign}${mantissa} × ${ten_to(Number(power))}`;
   }
 
   const signed = (x) => (x > 1e-13 ? "+" : "") + number(x);
@@ -43,14 +49,14 @@ const page = (() => {
     const power = 10 ** Math.floor(Math.log10(rough));
     const step = power * [1, 2, 5, 10].find((factor) => factor * power >= rough);
     const found = [];
-    for (let i = Math.ceil(from / step); i * step <= to + 1e-9 * step; i += 1) found.push(Number((i * step).toPrecision(6)));
+    for (let i = Math.ceil(from / step); i * step <= to; i += 1) found.push(Number((i * step).toPrecision(6)));
     return found;
   }
 
   const minus = (x) => String(x).replace("-", "−");
 
-  /** The points of a line, without those far outside, which browsers draw badly. */
-  const path = (points) => points.map(([x, y], i) => `${i ? "L" : "M"}${x.toFixed(2)} ${Math.max(-1e4, Math.min(1e4, y)).toFixed(2)}`).join("");
+  /** The line through points. */
+  const path = (points) => points.map(([x, y], i) => `${i ? "L" : "M"}${x.toFixed(2)} ${y.toFixed(2)}`).join("");
 
   /**
    * A picture in `id` that is drawn anew, as wide as there is room, whenever it changes.
@@ -62,7 +68,7 @@ const page = (() => {
       const width = place.clientWidth;
       if (!width) return;
       const { name, children } = draw({ width, height });
-      place.replaceChildren(element("svg", { role: "img", "aria-label": name, width, height, viewBox: `0 0 ${width} ${height}` }, ...children));
+      place.replaceChildren(element("svg", { role: "img", "aria-label": name, width, height }, ...children));
     };
     new ResizeObserver(redraw).observe(place);
     return redraw;
@@ -83,5 +89,5 @@ const page = (() => {
     ];
   }
 
-  return { by_id, number, signed, element, label, scale, ticks, minus, path, picture, axes };
+  return { by_id, ten_to, number, signed, element, label, scale, ticks, minus, path, picture, axes };
 })();

@@ -29,7 +29,8 @@ const training = (() => {
     pause();
     if (run?.kinds.length > 1) before = { steps: run.bandit.steps, kinds: run.kinds };
     const seed = Number(by_id("seed").value);
-    run = { bandit: new bandit.Bandit({ seed, optimizer: optimizer(), rate: Number(by_id("rate").value) }), kinds: [kind()] };
+    const rate = Number(by_id("rate").value);
+    run = { bandit: new bandit.Bandit({ seed, optimizer: optimizer(), rate }), kinds: [kind()] };
     by_id("training-status").textContent = "At the start.";
     show();
   }
@@ -58,8 +59,9 @@ const training = (() => {
     pause();
     const [first, last] = [run.bandit.steps[0], run.bandit.steps.at(-1)];
     by_id("run").textContent = is_finished() ? `Run ${STEPS} steps` : "Go on";
-    by_id("training-status").textContent = `After ${run.bandit.steps.length - 1} steps, entropy went from ${number(first.entropy)} to `
-      + `${number(last.entropy)} nats, and the chance of a right answer from ${number(first.reward)} to ${number(last.reward)}.`;
+    by_id("training-status").textContent = `In ${run.bandit.steps.length - 1} steps, entropy went from `
+      + `${number(first.entropy)} to ${number(last.entropy)} nats, and the chance of a right answer from `
+      + `${number(first.reward)} to ${number(last.reward)}.`;
   }
 
   function toggle() {
@@ -89,7 +91,7 @@ const training = (() => {
 
   function chart(id, value, highest, marks) {
     return page.picture(id, 190, ({ width, height }) => {
-      const box = { left: 36, right: width - 12, top: 8, bottom: height - 40 };
+      const box = { left: 36, right: width - 16, top: 8, bottom: height - 40 };
       const x = scale(0, STEPS, box.left, box.right);
       const y = scale(0, highest, box.bottom, box.top);
       const lines = ({ steps, kinds }, extra) => stretches(kinds).map(({ kind, from, to }) => element("path", {
@@ -97,10 +99,13 @@ const training = (() => {
       }));
       const { steps } = run.bandit;
       const last = steps.at(-1)[value];
+      const title = by_id(id).parentElement.querySelector("figcaption").textContent;
+      const x_ticks = [0, 100, 200, 300].map((at) => [x(at), String(at)]);
+      const y_ticks = ticks(0, highest, 4).map((at) => [y(at), String(at)]);
       return {
-        name: `${by_id(id).parentElement.querySelector("figcaption").textContent}: ${number(steps[0][value])} at the start, ${number(last)} after ${steps.length - 1} steps.`,
+        name: `${title}: ${number(steps[0][value])} at the start, ${number(last)} after ${steps.length - 1} steps.`,
         children: [
-          ...page.axes(box, [0, 100, 200, 300].map((at) => [x(at), String(at)]), ticks(0, highest, 4).map((at) => [y(at), String(at)]), "step"),
+          ...page.axes(box, x_ticks, y_ticks, "step"),
           ...marks().flatMap(([at, text]) => [
             element("path", { class: "rule", d: `M${box.left} ${y(at)}H${box.right}` }),
             element("text", { x: box.right, y: y(at) - 4, "text-anchor": "end" }, text),
@@ -116,7 +121,7 @@ const training = (() => {
   function draw_policy({ width, height }) {
     const rows = run.bandit.logits.map((logits) => theory.log_policy(theory.state(logits)).p);
     const space = (height - 20) / rows.length;
-    const x = scale(0, 1, 0, width);
+    const x = scale(0, 1, 2, width - 2);
     return {
       name: rows.map((p, q) => `Question ${q + 1}: right answers ${p.slice(0, bandit.RIGHT).map(number).join(", ")}`).join(". "),
       children: rows.flatMap((p, q) => {
@@ -124,12 +129,15 @@ const training = (() => {
         return p.map((p_i, i) => {
           const start = x(sum);
           sum += p_i;
-          return element("rect", { class: i < bandit.RIGHT ? `right-${i}` : "wrong", x: start, y: q * space + 2, width: Math.max(x(sum) - start - 1, 0), height: space - 4 });
+          return element("rect", {
+            class: i < bandit.RIGHT ? `right-${i}` : "wrong",
+            x: start, y: q * space + 2, width: Math.max(x(sum) - start - 1, 0), height: space - 4,
+          });
         });
       }).concat(
-        element("text", { x: 0, y: height - 4 }, "0"),
+        element("text", { x: 2, y: height - 4 }, "0"),
         element("text", { x: width / 2, y: height - 4, "text-anchor": "middle", class: "title" }, "probability"),
-        element("text", { x: width, y: height - 4, "text-anchor": "end" }, "1"),
+        element("text", { x: width - 2, y: height - 4, "text-anchor": "end" }, "1"),
       ),
     };
   }
@@ -149,8 +157,8 @@ const training = (() => {
       entropy: number(now.entropy), reward: number(now.reward), found: number(now.found),
       masked: earlier ? `${now.masked} of ${now.tokens}` : "–",
       coefficient: earlier ? number(now.bonus) : "–",
-      "step-predicted": earlier ? signed(now.predicted) : "–",
-      "step-exact": earlier ? signed(now.entropy - earlier.entropy) : "–",
+      "step-predicted": earlier ? `${signed(now.predicted)} nats` : "–",
+      "step-exact": earlier ? `${signed(now.entropy - earlier.entropy)} nats` : "–",
     };
     for (const [id, value] of Object.entries(text)) by_id(id).textContent = value;
     by_id("one-step").disabled = is_finished();
