@@ -27,7 +27,7 @@ lint: .venv/ready  ## style, and which room may import which
 	$(BIN)/ruff format --check
 	$(BIN)/lint-imports --no-logo
 
-unit: .venv/ready .venv/liger  ## unit and property tests
+unit: .venv/ready .venv/liger .venv/browser  ## unit and property tests, and the explorer in a Chromium
 	$(BIN)/python -m pytest -n 2 --timeout 300
 
 alone: .venv-alone/ready  ## the library's tests where there is torch alone
@@ -112,4 +112,10 @@ clean:  ## remove the environment and everything built
 # A rival in the benchmark; it needs torch and Triton, no more.
 .venv/liger: .venv/triton
 	$(BIN)/python -m pip install --quiet --no-deps liger-kernel==0.8.5
+	touch $@
+
+# What the explorer's tests drive a Chromium with, and what checks contrast and names in it.
+.venv/browser: .venv/ready tests/explorer/package-lock.json
+	$(BIN)/python -m pip install --quiet playwright==1.65.2
+	if command -v npm > /dev/null; then npm ci --silent --ignore-scripts --prefix tests/explorer; fi
 	touch $@
