@@ -515,7 +515,9 @@ def test_refresh_of_one_notebook_keeps_the_pictures_of_the_others(done, capsys):
     (pictures / "spot.png").write_text("of another notebook")
     assert done.run("--refresh") == 1
     assert done.run("--refresh", "--only", "00") == 0
-    assert (pictures / "dot.png").read_text() == "x is 1" and (pictures / "spot.png").read_text() == "of another notebook"
+    assert (pictures / "dot.png").read_text() == "x is 1" and (
+        pictures / "spot.png"
+    ).read_text() == "of another notebook"
 
 
 def test_refresh_commits_outputs_without_traces_of_the_run(done):
