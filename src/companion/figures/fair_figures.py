@@ -1,4 +1,4 @@
-"""The figures of notebooks 09 and 10: each function draws tables and returns the figure."""
+"""The figures of notebooks 09 and 10, and runs in 08: each function draws tables and returns the figure."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,7 +8,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from companion.figures.style import COLOURS, NEUTRAL, WIDTH, colour
+from companion.figures.style import COLOURS, FAINT, INK, NEUTRAL, VIOLET, WIDTH, colour, legend
 
 
 def _intervals(panel: Axes, table: pd.DataFrame, rows: np.ndarray, names: Sequence[str]) -> None:
@@ -16,9 +16,8 @@ def _intervals(panel: Axes, table: pd.DataFrame, rows: np.ndarray, names: Sequen
     for row, name, (_, values) in zip(rows, names, table.iterrows()):
         panel.plot([values["low"], values["high"]], [row, row], color=colour(name), lw=1.5)
         panel.plot(values["mean"], row, "o", color=colour(name), ms=5)
-    panel.axvline(0, color="black", lw=0.8)
-    panel.locator_params(axis="x", nbins=3)
-    panel.tick_params(axis="x", labelsize=8)
+    panel.axvline(0, color=INK, lw=0.8)
+    panel.locator_params(axis="x", nbins=2)
 
 
 def differences(table: pd.DataFrame, *, label: str = "minus GRPO's") -> Figure:
@@ -28,70 +27,72 @@ def differences(table: pd.DataFrame, *, label: str = "minus GRPO's") -> Figure:
         table: quantity (the panel's title), arm, mean, low, high.
     """
     quantities, arms = (list(dict.fromkeys(table[name])) for name in ("quantity", "arm"))
-    figure, panels = plt.subplots(1, len(quantities), figsize=(WIDTH * 1.1, 0.24 * len(arms) + 1.1), sharey=True)
+    deep = -(-len(quantities) // 2)
+    size = (WIDTH, deep * (0.19 * len(arms) + 1.0))
+    figure, panels = plt.subplots(deep, 2, figsize=size, sharey=True, squeeze=False)
     rows = -np.arange(len(arms))
-    for panel, quantity in zip(panels, quantities):
+    for panel, quantity in zip(panels.flat, quantities):
         _intervals(panel, table[table["quantity"] == quantity].set_index("arm").loc[arms], rows, arms)
-        panel.set_title(quantity, fontsize=9)
-        panel.set_xlabel(label, fontsize=9)
-    panels[0].set_yticks(rows, arms, fontsize=9)
+        panel.set_title(quantity)
+        panel.set_xlabel(label)
+        panel.set_yticks(rows, arms)
+    for panel in panels.flat[len(quantities) :]:
+        panel.remove()
     return figure
 
 
 def trajectories(table: pd.DataFrame, labels: Mapping[str, str]) -> Figure:
-    """Quantities of evaluations against the batch, mean over seeds with 95 % bands: a panel a quantity, a line an arm.
+    """Quantities along runs, mean over seeds with 95 % bands: a panel a quantity, a line an arm.
 
     Args:
         table: quantity, arm, step, mean, low, high; labels: of the panels by quantity.
     """
-    figure, panels = plt.subplots(1, len(labels), figsize=(WIDTH * 1.1, 3.1))
+    figure, panels = plt.subplots(len(labels), 1, figsize=(WIDTH, 1.9 * len(labels) + 0.8), sharex=True)
     for panel, (quantity, label) in zip(panels, labels.items()):
         for arm, line in table[table["quantity"] == quantity].groupby("arm", sort=False):
-            panel.plot(line["step"], line["mean"], color=colour(arm), lw=1.5, label=arm)
+            style = "--" if "mask" in arm else "-"
+            panel.plot(line["step"], line["mean"], color=colour(arm), ls=style, lw=1.5, label=arm)
             panel.fill_between(line["step"], line["low"], line["high"], color=colour(arm), alpha=0.15, lw=0)
-        panel.set(xlabel="batch", title=label)
-        panel.title.set_fontsize(9)
-    handles, names = panels[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=len(names), fontsize=8)
+        panel.set_ylabel(label)
+    panels[-1].set_xlabel("batch")
+    legend(figure)
     return figure
 
 
 def pass_curves(curves: pd.DataFrame, titles: Mapping[int, str]) -> Figure:
     """Pass@k against k for each arm with 95 % bands over seeds, one panel a size of the problems."""
-    figure, panels = plt.subplots(1, 2, figsize=(WIDTH, 3.4))
+    figure, panels = plt.subplots(1, 2, figsize=(WIDTH, 3.0), sharey=True)
     for panel, (size, title) in zip(panels, titles.items()):
         for arm, line in curves[curves["size"] == size].groupby("arm", sort=False):
             style = ":" if arm == "start" else "-"
             panel.plot(line["k"], line["mean"], color=colour(arm), ls=style, lw=1.5, label=arm)
             panel.fill_between(line["k"], line["low"], line["high"], color=colour(arm), alpha=0.12, lw=0)
         panel.set_xscale("log", base=2)
-        panel.set(xlabel="K (logarithmic)", title=title, ylim=(0, 1))
+        panel.set(xlabel="K (log)", title=title.replace(" (", "\n("), ylim=(0, 1))
         panel.xaxis.set_major_formatter("{x:.0f}")
         panel.minorticks_off()
     panels[0].set_ylabel("Pass@K on test problems")
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=8)
+    legend(figure, columns=4)
     return figure
 
 
 def pass_rates(shares: pd.DataFrame) -> Figure:
-    """Share of the test problems by pass rate, one bar an arm: mean over seeds and 95 % interval.
+    """Share of the test problems by pass rate, one point an arm: mean over seeds and 95 % interval.
 
     Args:
         shares: arm, bin, mean, low, high.
     """
     arms, bins = (list(dict.fromkeys(shares[name])) for name in ("arm", "bin"))
-    figure, axes = plt.subplots(figsize=(WIDTH, 3.0))
-    width = 0.8 / len(arms)
+    figure, axes = plt.subplots(figsize=(WIDTH, 3.2))
     for number, arm in enumerate(arms):
         some = shares[shares["arm"] == arm].set_index("bin").loc[bins]
-        places = np.arange(len(bins)) + (number - (len(arms) - 1) / 2) * width
+        places = np.arange(len(bins)) + (number - (len(arms) - 1) / 2) * 0.2
         spread = (some["mean"] - some["low"], some["high"] - some["mean"])
-        axes.bar(places, some["mean"], width, color=colour(arm), label=arm, yerr=spread, error_kw={"lw": 0.7})
-    names = [b if b in ("none", "all") else f"{float(b):.2f}-" for b in bins]
-    axes.set_xticks(np.arange(len(bins)), names, fontsize=8)
-    axes.set(xlabel="pass rate of a problem", ylabel="share of problems", ylim=(0, None))
-    axes.legend(fontsize=8)
+        axes.errorbar(places, some["mean"], yerr=spread, fmt="osD^v"[number], color=colour(arm), lw=1.2, label=arm)
+    names = [b if b in ("none", "all") else f"{float(b):.2f}" for b in bins]
+    axes.set_xticks(np.arange(len(bins)), names, rotation=45, ha="right")
+    axes.set(xlabel="pass rate of a problem (lower edge)", ylabel="share of problems", ylim=(0, None))
+    legend(figure)
     return figure
 
 
@@ -100,33 +101,23 @@ def frontier(points: pd.DataFrame, *, lines: Sequence[str], titles: Mapping[int,
 
     Args:
         points: size, family, and for avg and pass: NAME, NAME_low, NAME_high, in the order of the strength.
-        lines: the families that are drawn as lines in colour; all others are grey points with their names.
+        lines: the families that are drawn as lines; all others are grey points.
     """
-    figure, panels = plt.subplots(1, len(titles), figsize=(WIDTH * 1.25, 4.2))
+    figure, panels = plt.subplots(len(titles), 1, figsize=(WIDTH, 3.6 * len(titles) + 0.8))
     for panel, (size, title) in zip(panels, titles.items()):
-        some = points[points["size"] == size]
-        for family, line in some.groupby("family", sort=False):
-            known = family in lines
-            shade, strength = (COLOURS[family], 0.35) if known else (NEUTRAL, 0.25)
+        for family, line in points[points["size"] == size].groupby("family", sort=False):
             spread = {
-                f"{axis}err": (line[name] - line[f"{name}_low"], line[f"{name}_high"] - line[name])
-                for axis, name in (("x", "avg"), ("y", "pass"))
+                "xerr": (line["avg"] - line["avg_low"], line["avg_high"] - line["avg"]),
+                "yerr": (line["pass"] - line["pass_low"], line["pass_high"] - line["pass"]),
             }
-            panel.errorbar(line["avg"], line["pass"], **spread, fmt="none", ecolor=shade, lw=0.8, alpha=strength)
-            panel.plot(
-                line["avg"], line["pass"], "o-" if known else "o", color=shade, ms=4, lw=1.5, label=known and family
-            )
-            if not known:
-                place = (line["avg"].iloc[0], line["pass"].iloc[0])
-                panel.annotate(family, place, xytext=(4, 3), textcoords="offset points", fontsize=6.5, color=NEUTRAL)
-        panel.plot(0, 0, "*", color="black", ms=13, zorder=5, label="GRPO")
-        panel.set(title=title, xlabel="Avg@32 minus GRPO's")
-        panel.locator_params(axis="x", nbins=5)
-        panel.title.set_fontsize(10)
-    panels[0].set_ylabel("Pass@32 minus GRPO's")
-    handles, names = panels[0].get_legend_handles_labels()
-    shown = [(handle, name) for handle, name in zip(handles, names) if name in (*lines, "GRPO")]
-    figure.legend(*zip(*shown), loc="outside lower center", ncols=4, fontsize=8)
+            shade = colour(family) if family in lines else FAINT
+            panel.errorbar(line["avg"], line["pass"], fmt="none", ecolor=shade, lw=0.8, alpha=0.4, **spread)
+            style = "none" if family not in lines else "-" if family in COLOURS else "--"
+            look = {"color": shade, "marker": "o", "ms": 4, "lw": 1.5, "ls": style}
+            panel.plot(line["avg"], line["pass"], label=family if family in lines else "other arms", **look)
+        panel.plot(0, 0, ls="none", marker="*", color=INK, ms=12, zorder=5, label="GRPO")
+        panel.set(title=title, xlabel="Avg@32 minus GRPO's", ylabel="Pass@32 minus GRPO's")
+    legend(figure, columns=2)
     return figure
 
 
@@ -147,21 +138,20 @@ def holding(series: pd.DataFrame, targets: Sequence[float], names: Sequence[str]
     Args:
         series: name, target, step, entropy, strength (of its largest), means over seeds; names: those in colour.
     """
-    figure, panels = plt.subplots(
-        len(targets), 2, figsize=(WIDTH, 2.3 * len(targets) + 0.6), sharex=True, squeeze=False
-    )
-    shades = dict(zip(names, (COLOURS["Clip_B"], COLOURS["average with the start"], COLOURS["Clip_V"], "#cc78bc")))
+    size = (WIDTH, 2.1 * len(targets) + 0.8)
+    figure, panels = plt.subplots(len(targets), 2, figsize=size, sharex=True, squeeze=False)
+    # D is what Clip_V looks at; the third and the fourth are the controls of the other figures
+    shades = dict(zip(names, (COLOURS["Clip_V"], VIOLET, COLOURS["random mask"], COLOURS["entropy bonus"])))
     for row, target in zip(panels, targets):
         for name, some in series[series["target"] == target].groupby("name", sort=False):
-            look = {"color": shades.get(name, NEUTRAL), "lw": 1.4 if name in shades else 0.7, "label": name}
+            look = {"color": shades.get(name, FAINT), "lw": 1.5 if name in shades else 0.8}
             for panel, quantity in zip(row, ("entropy", "strength")):
-                panel.plot(some["step"], some[quantity].rolling(9, center=True, min_periods=1).mean(), **look)
-        row[0].axhline(target, color="black", lw=0.8, ls="--")
+                smooth = some[quantity].rolling(9, center=True, min_periods=1).mean()
+                panel.plot(some["step"], smooth, label=name if name in shades else None, **look)
+        row[0].axhline(target, color=INK, lw=0.8, ls="--")
         row[0].set_ylabel("mean entropy\nof the batch (nats)")
         row[1].set_ylabel("strength, of\nits largest")
     for panel in panels[-1]:
         panel.set_xlabel("batch")
-    handles, labels = panels[0, 0].get_legend_handles_labels()
-    shown = [(handle, label) for handle, label in zip(handles, labels) if label in shades]
-    figure.legend(*zip(*shown), loc="outside lower center", ncols=len(shown), fontsize=8)
+    legend(figure, columns=2)
     return figure

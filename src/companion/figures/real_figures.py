@@ -2,17 +2,32 @@
 
 import numpy as np
 import pandas as pd
-import seaborn
 from matplotlib import colormaps
 from matplotlib import pyplot as plt
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 
-from companion.figures.style import ACCENT, NEGATIVE, NEUTRAL, POSITIVE, WIDTH
+from companion.figures.style import (
+    ACCENT,
+    AMBER,
+    INK,
+    NEGATIVE,
+    NEUTRAL,
+    PALE,
+    PAPER,
+    POSITIVE,
+    PURPLE,
+    SIGNED,
+    SKY,
+    VIOLET,
+    WIDTH,
+    colour,
+    legend,
+)
 
-LINE = 100  # characters in a line of coloured text
-SMOOTHED = 5  # values of a run that are averaged before they are drawn
+LINE = 68  # characters in a line of coloured text
+USES = (POSITIVE, AMBER, ACCENT, SKY, PURPLE, VIOLET, NEGATIVE, PALE)  # of memory
 
 
 def coloured_text(tokens: pd.DataFrame) -> Figure:
@@ -32,77 +47,77 @@ def coloured_text(tokens: pd.DataFrame) -> Figure:
             column += len(shown)
         line += 2
     limit = max(0.05, tokens.centred.abs().quantile(0.95))
-    norm, colours = TwoSlopeNorm(0, -limit, limit), colormaps["RdBu"]
-    figure, axes = plt.subplots(figsize=(WIDTH, 0.9 + 0.2 * line))
+    norm, colours = TwoSlopeNorm(0, -limit, limit), colormaps[SIGNED]
+    figure, axes = plt.subplots(figsize=(WIDTH, 1.0 + 0.2 * line))
     for row, column, shown, d in places:
         axes.text(
             column,
             -row,
             shown,
             family="monospace",
-            fontsize=7.8,
+            fontsize=8,
             va="center",
-            color="white" if abs(norm(-d) - 0.5) > 0.35 else "black",
+            color=PAPER if abs(norm(-d) - 0.5) > 0.35 else INK,
             bbox={"facecolor": colours(norm(-d)), "edgecolor": "none", "pad": 1.2},
         )
     axes.set(xlim=(-0.5, LINE + 0.5), ylim=(-line + 0.9, 0.9))
     axes.axis("off")
     bar = figure.colorbar(
-        ScalarMappable(norm, "RdBu"), ax=axes, orientation="horizontal", aspect=40, extend="both", pad=0.02
+        ScalarMappable(norm, SIGNED), ax=axes, orientation="horizontal", aspect=40, extend="both", pad=0.02
     )
-    bar.set_label("entropy change if this token is rewarded, $-D$ (nats per unit of step); penalised, the reverse")
+    bar.set_label("entropy change if this token is rewarded, $-D$\n(nats per unit of step); penalised, the reverse")
     return figure
 
 
-def real_runs(series: pd.DataFrame) -> Figure:
-    """Entropy, reward and masked share along runs, one row a task: thin lines single seeds, thick ones an arm's mean.
+def real_runs(bands: pd.DataFrame, seeds: pd.Series) -> Figure:
+    """Entropy, reward and masked share along runs, one column a task: mean over seeds and 95 % band if there are some.
 
     Args:
-        series: task, arm, seed, update, entropy, reward, masked_negative; drawn are running means of five values.
+        bands: quantity, task, arm, step, mean, low, high, of `tables.run_bands`.
+        seeds: how many, by task.
     """
-    tasks = list(dict.fromkeys(series.task))
-    figure, rows = plt.subplots(len(tasks), 3, figsize=(WIDTH, 0.9 + 2.2 * len(tasks)), squeeze=False, sharex=True)
-    colours = dict(zip(dict.fromkeys(series.arm), (NEUTRAL, POSITIVE, ACCENT, NEGATIVE)))
-    labels = {"entropy": "mean entropy (nats)", "reward": "mean reward", "masked_negative": "masked share, $A < 0$"}
-    for task, row in zip(tasks, rows):
-        for panel, (name, label) in zip(row, labels.items()):
-            for arm, colour in colours.items():
-                runs = series[(series.task == task) & (series.arm == arm)].pivot(
-                    index="update", columns="seed", values=name
-                )
-                smooth = runs.dropna().rolling(SMOOTHED, center=True, min_periods=1).mean()
-                panel.plot(smooth.index, smooth, color=colour, lw=0.6, alpha=0.5)
-                panel.plot(smooth.index, smooth.mean(axis=1), color=colour, lw=1.8, label=arm)
-            panel.set(ylabel=label, ylim=(0, None))
-        row[1].set_title(task, fontsize=10)
-    for panel in rows[-1]:
+    labels = {"entropy": "mean entropy\n(nats)", "reward": "mean reward", "masked_negative": "masked share,\n$A < 0$"}
+    figure, panels = plt.subplots(
+        len(labels), len(seeds), figsize=(WIDTH, 5.6), squeeze=False, sharex=True, sharey="row"
+    )
+    for row, (quantity, label) in zip(panels, labels.items()):
+        for panel, task in zip(row, seeds.index):
+            chosen = bands[(bands["quantity"] == quantity) & (bands["task"] == task)]
+            for arm, line in chosen.groupby("arm", sort=False):
+                panel.plot(line["step"], line["mean"], color=colour(arm), lw=1.6, label=arm)
+                panel.fill_between(line["step"], line["low"], line["high"], color=colour(arm), alpha=0.12, lw=0)
+        row[0].set(ylabel=label, ylim=(0, None))
+    for panel, (task, count) in zip(panels[0], seeds.items()):
+        panel.set_title(f"{task}, {count} seed{'s' * (count > 1)}")
+    for panel in panels[-1]:
         panel.set_xlabel("update")
-    handles, names = rows[0][0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=4, fontsize=9)
+    legend(figure, columns=2)
     return figure
 
 
 def memory_bars(parts: pd.DataFrame, *, limit: float) -> Figure:
     """Memory of one GPU by use, against the model's size; one panel a number of GPUs, a line at what a GPU has."""
     counts = sorted(parts.gpus.unique())
-    figure, panels = plt.subplots(1, len(counts), figsize=(WIDTH, 3.9), sharey=True)
+    figure, panels = plt.subplots(-(-len(counts) // 2), 2, figsize=(WIDTH, 5.0), sharey=True, squeeze=False)
     uses = list(dict.fromkeys(parts.use))
-    for panel, gpus in zip(panels, counts):
+    highest = 2.2 * limit
+    for panel, gpus in zip(panels.flat, counts):
         table = parts[parts.gpus == gpus].pivot(index="model", columns="use", values="gib")
         table = table.loc[list(dict.fromkeys(parts.model)), uses]
         bottom = np.zeros(len(table))
-        for use, colour in zip(uses, seaborn.color_palette("colorblind", len(uses))):
-            panel.bar(range(len(table)), table[use], bottom=bottom, color=colour, width=0.75, label=use)
+        for use, shade in zip(uses, USES, strict=True):
+            panel.bar(range(len(table)), table[use], bottom=bottom, color=shade, width=0.75, label=use)
             bottom += table[use].to_numpy()
-        panel.axhline(limit, color="black", lw=1.2, ls="--")
-        panel.set_xticks(range(len(table)), [name.removeprefix("Qwen2.5-") for name in table.index], fontsize=8)
-        panel.set_title(f"{gpus} GPU{'s' if gpus > 1 else ''}", fontsize=10)
-        panel.set_ylim(0, 2.2 * limit)
+        panel.axhline(limit, color=INK, lw=1.2, ls="--")
+        panel.set_xticks(range(len(table)), [name.removeprefix("Qwen2.5-") for name in table.index])
+        panel.set_title(f"{gpus} GPU{'s' if gpus > 1 else ''}", pad=14)
+        panel.set_ylim(0, highest)
         panel.grid(axis="x", visible=False)
-        for i, total in enumerate(bottom):
-            if total > 2.2 * limit:
-                panel.text(i, 2.2 * limit * 0.985, f"{total:.0f}", ha="center", va="top", fontsize=8, color="white")
-    panels[0].set_ylabel("GiB on one GPU")
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=7.5)
+        for i in np.flatnonzero(bottom > highest):
+            panel.annotate(
+                f"{bottom[i]:.0f}", (i, highest), (0, 1), textcoords="offset points", ha="center", color=NEUTRAL
+            )
+    for panel in panels[:, 0]:
+        panel.set_ylabel("GiB on one GPU")
+    legend(figure, columns=2)
     return figure

@@ -1,21 +1,35 @@
-"""The look of every figure."""
+"""The look of every figure: sizes, and every colour that a recipe may use."""
 
+import numpy as np
 import seaborn
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 
-WIDTH = 7.0  # inches of text width; a figure is WIDTH wide, and as high as it needs
-POSITIVE, NEGATIVE, NEUTRAL, ACCENT = "#0173b2", "#d55e00", "#5b5b5b", "#029e73"  # seaborn's colourblind palette
+WIDTH = 4.8  # inches; narrow, so that its text can be read when a phone shows the figure 330 pixels wide
+PHONE = 330  # pixels
+LEAST_TEXT = 7.0  # pixels of font size on a phone
+
+INK, PAPER, GROUND = "#000000", "#ffffff", "#ececec"
+NEUTRAL, PALE, FAINT = "#5b5b5b", "#a7b0b2", "#cfcfcf"  # FAINT: what need not be told apart
+POSITIVE, NEGATIVE, ACCENT = "#3366f2", "#f95b02", "#4ca169"
+SKY, VIOLET, AMBER, PURPLE = "#32a9fd", "#ac59a6", "#f5a811", "#5e178e"
 # One colour a method in all figures; whoever is not here is grey.
 COLOURS = {
-    "start": "black",
+    "start": INK,
     "GRPO": NEUTRAL,
+    "random mask": PALE,
     "Clip_B": POSITIVE,
     "Clip_V": ACCENT,
-    "entropy bonus": "#56b4e9",
+    "entropy bonus": SKY,
     "average with the start": NEGATIVE,
-    "earlier checkpoint": "#cc78bc",
-    "lower rate": "#ca9161",
-    "temperature": "#ece133",
+    "earlier checkpoint": VIOLET,
+    "lower rate": AMBER,
+    "rarest mask": PURPLE,
 }
+SIGNED = "RdBu"  # red: entropy falls, blue: entropy rises
+ORDERED = "viridis"
 
 
 def colour(name: str) -> str:
@@ -24,10 +38,48 @@ def colour(name: str) -> str:
     return COLOURS[max(found, key=len)] if found else NEUTRAL
 
 
+def shades(count: int) -> list:
+    """Colours, from dark to light, of `count` things that have an order."""
+    return list(colormaps[ORDERED](np.linspace(0, 0.82, count)))
+
+
+def legend(drawn: Figure | Axes, *, columns: int = 3, **options) -> None:
+    """One legend of all that has a label, below the figure or the panel, where it covers nothing."""
+    panels = drawn.axes if isinstance(drawn, Figure) else [drawn]
+    found = {
+        label: handle for panel in panels for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
+    }
+    place = (
+        {"loc": "outside lower center"}
+        if isinstance(drawn, Figure)
+        else {"loc": "upper center", "bbox_to_anchor": (0.5, -0.3)}
+    )
+    drawn.legend(list(found.values()), list(found), ncols=columns, frameon=False, **place, **options)
+
+
+def least_text(figure: Figure) -> float:
+    """Size in pixels of the smallest text of `figure` when a phone shows it."""
+    sizes = [text.get_fontsize() for text in figure.findobj(Text) if text.get_visible() and text.get_text()]
+    return min(sizes) * PHONE / (72 * figure.get_figwidth())
+
+
 seaborn.set_theme(
     context="paper",
     style="whitegrid",
-    palette="colorblind",
-    font_scale=1.1,
-    rc={"figure.dpi": 100, "savefig.dpi": 150, "figure.constrained_layout.use": True, "pdf.fonttype": 42},
+    palette=[POSITIVE, NEGATIVE, ACCENT, SKY, VIOLET, AMBER],
+    rc={
+        "figure.dpi": 100,
+        "savefig.dpi": 220,
+        "figure.constrained_layout.use": True,
+        "pdf.fonttype": 42,
+        "axes.titlesize": 9,
+        "axes.labelsize": 9,
+        "xtick.labelsize": 8.5,
+        "ytick.labelsize": 8.5,
+        "legend.fontsize": 8.5,
+        "legend.title_fontsize": 8.5,
+        "font.size": 9,
+        "grid.color": "#dddddd",
+        "lines.markersize": 4,
+    },
 )

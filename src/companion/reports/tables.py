@@ -63,6 +63,30 @@ def summary(table: pd.DataFrame, by: str | list[str], column: str) -> pd.DataFra
     return groups.apply(lambda x: pd.Series(t_interval(x), index=["mean", "low", "high"])).unstack()
 
 
+def run_bands(
+    series: pd.DataFrame, columns: Sequence[str], *, by: Sequence[str] = ("arm",), smoothed: int = 5
+) -> pd.DataFrame:
+    """Running means along runs, averaged over seeds, with 95 % t-intervals where there are two or more.
+
+    Args:
+        series: the columns of `by`, seed, step in order, and `columns`; a run may lack values.
+        smoothed: values of a run that are averaged, in the middle of which the mean stands.
+
+    Returns:
+        quantity (of `columns`), the columns of `by`, step, mean, low, high; the limits are NaN with one seed.
+    """
+    long = series.melt([*by, "seed", "step"], list(columns), "quantity").dropna()
+    runs = long.groupby(["quantity", *by, "seed"], sort=False)["value"]
+    long["value"] = runs.transform(lambda x: x.rolling(smoothed, center=True, min_periods=1).mean())
+    groups = long.groupby(["quantity", *by, "step"], sort=False)["value"]
+
+    def interval(x: pd.Series) -> pd.Series:
+        values = t_interval(x) if len(x) > 1 else (x.iloc[0], np.nan, np.nan)
+        return pd.Series(values, index=["mean", "low", "high"])
+
+    return groups.apply(interval).unstack().reset_index()
+
+
 def paired(table: pd.DataFrame, column: str, *, reference: str = "GRPO") -> pd.DataFrame:
     """Each arm minus the reference arm with the same seed.
 
