@@ -7,6 +7,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from bs4 import BeautifulSoup
 
 from companion.notebooks.claims import CLAIMS, verdicts
 
@@ -89,7 +90,10 @@ def test_every_figure_is_saved_shown_and_put_into_numbers(notebook):
     for cell in tagged:
         name = next(tag for tag in cell.metadata.tags if tag.startswith("figure:")).removeprefix("figure:")
         assert f'"{name}"' in cell.source
-        assert any("image/png" in output.get("data", {}) for output in cell.outputs)
+        (picture,) = (output for output in cell.outputs if "image/png" in output.get("data", {}))
+        (image,) = BeautifulSoup(picture.data["text/html"], "html.parser").select("img")
+        assert image["alt"] == picture.metadata["image/png"]["alt"]
+        assert any(f"/{name}.csv)" in output.get("data", {}).get("text/markdown", "") for output in cell.outputs)
         place = cells.index(cell)
         # nbval does not look at pictures: their content must also be printed, here or in the cell before.
         numbers = output_text(cell) + output_text(cells[place - 1])

@@ -8,7 +8,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from companion.figures.style import COLOURS, FAINT, INK, NEUTRAL, VIOLET, WIDTH, colour, legend
+from companion.figures.style import COLOURS, FAINT, INK, VIOLET, WIDTH, colour, legend
 
 
 def _intervals(panel: Axes, table: pd.DataFrame, rows: np.ndarray, names: Sequence[str]) -> None:

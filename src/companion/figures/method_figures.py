@@ -173,7 +173,7 @@ def growth(table: pd.DataFrame, slopes: Mapping[tuple[str, str], tuple[float, fl
         slopes: of time and memory in logarithms, by what and axis.
     """
     whats, axes = (list(dict.fromkeys(table[name])) for name in ("what", "axis"))
-    looks = dict(zip(axes, zip((POSITIVE, NEGATIVE, ACCENT, NEUTRAL, VIOLET), "osD^v"), strict=False))
+    looks = dict(zip(axes, zip((POSITIVE, NEGATIVE, ACCENT, NEUTRAL, VIOLET), "osD^v")))
     figure, panels = plt.subplots(len(whats), 2, figsize=(WIDTH, 2.0 * len(whats) + 0.8), sharex=True, sharey=True)
     for row, what in zip(panels, whats):
         for panel, number, name in zip(row, (0, 1), ("milliseconds", "megabytes")):

@@ -5,6 +5,7 @@ import seaborn
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 from matplotlib.text import Text
 
 WIDTH = 4.8  # inches; narrow, so that its text can be read when a phone shows the figure 330 pixels wide
@@ -29,7 +30,7 @@ COLOURS = {
     "rarest mask": PURPLE,
 }
 SIGNED = "RdBu"  # red: entropy falls, blue: entropy rises
-ORDERED = "viridis"
+ORDERED, GREYS = "viridis", "Greys_r"
 
 
 def colour(name: str) -> str:
@@ -57,10 +58,23 @@ def legend(drawn: Figure | Axes, *, columns: int = 3, **options) -> None:
     drawn.legend(list(found.values()), list(found), ncols=columns, frameon=False, **place, **options)
 
 
-def least_text(figure: Figure) -> float:
-    """Size in pixels of the smallest text of `figure` when a phone shows it."""
-    sizes = [text.get_fontsize() for text in figure.findobj(Text) if text.get_visible() and text.get_text()]
-    return min(sizes) * PHONE / (72 * figure.get_figwidth())
+def complaints(figure: Figure) -> list[str]:
+    """What a reader of `figure` would miss: small text, axes that hide their scale, a legend that covers a panel."""
+    figure.draw_without_rendering()
+    found = []
+    for text in figure.findobj(Text):
+        size = text.get_fontsize() * PHONE / (72 * figure.get_figwidth())
+        if text.get_text() and size < LEAST_TEXT:
+            wish = f"a phone shows the figure {PHONE} pixels wide, and text should be {LEAST_TEXT:g} high there"
+            found.append(f"{text.get_text()!r} is {size:.1f} pixels high; {wish}")
+    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
+        label, scale = axis.get_label_text(), axis.get_scale()
+        if scale in ("log", "symlog") and label and scale not in label:
+            found.append(f"the axis {label!r} does not say that it is {scale}")
+    for legend in figure.findobj(Legend):
+        if any(legend.get_window_extent().overlaps(axes.bbox) for axes in figure.axes):
+            found.append(f"the legend of {legend.get_texts()[0].get_text()!r} covers part of a panel; use style.legend")
+    return found
 
 
 seaborn.set_theme(

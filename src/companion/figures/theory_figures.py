@@ -1,5 +1,7 @@
 """The figures of notebooks 00 to 03: each function draws one table and returns the figure."""
 
+from itertools import cycle
+
 import mpltern  # noqa: F401  registers the ternary projection
 import numpy as np
 import pandas as pd
@@ -9,11 +11,11 @@ from matplotlib.figure import Figure
 
 from companion.figures.style import (
     ACCENT,
+    GREYS,
     GROUND,
     INK,
     NEGATIVE,
     NEUTRAL,
-    ORDERED,
     PAPER,
     POSITIVE,
     SIGNED,
@@ -37,7 +39,7 @@ def answer_plane(plane: pd.DataFrame) -> Figure:
     h = np.linspace(0.01, grid.index.max(), 200)
     axes.plot(np.exp(-h), h, color=INK, lw=1.8)
     axes.text(2.2e-4, 8.9, "$p = e^{-H}$")
-    axes.text(0.012, 6.6, "likelier than $e^{-H}$:\na push lowers entropy", ha="center")
+    axes.text(0.02, 6.9, "likelier than $e^{-H}$:\na push lowers entropy", ha="center")
     axes.text(1.2e-3, 1.8, "rarer than $e^{-H}$:\na push raises entropy", ha="center")
     axes.set(
         xscale="log",
@@ -66,7 +68,7 @@ def simplex(field: pd.DataFrame) -> Figure:
         shaded, ax=left, label="entropy change per unit\nof logit 1 (nats)", ticks=[-0.5, -0.25, 0, 0.25], **options
     )
     right = figure.add_subplot(1, 2, 2, projection="ternary")
-    shaded = right.tricontourf(*corners, field.entropy, levels=12, cmap="Greys_r", alpha=0.8)
+    shaded = right.tricontourf(*corners, field.entropy, levels=12, cmap=GREYS, alpha=0.8)
     for number, colour in zip((1, 2, 3), (POSITIVE, NEGATIVE, ACCENT)):
         right.tricontour(*corners, field[f"s{number}"], levels=[0], colors=colour, linewidths=1.6)
         right.plot([], [], [], color=colour, lw=1.6, label=f"$p_{number} = e^{{-H}}$")
@@ -107,7 +109,7 @@ def remainders(table: pd.DataFrame, symbol: str) -> Figure:
     """What each order leaves unexplained, against the step, one line per vocabulary size."""
     figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 2.9), sharey=True)
     sizes = sorted(table.vocabulary.unique())
-    looks = list(zip(sizes, shades(len(sizes)), "osD^", strict=True))
+    looks = list(zip(sizes, shades(len(sizes)), cycle("osD^")))
     panels = ("first_order", 2, "after the first order"), ("second_order", 3, "after the second order")
     for panel, (column, slope, title) in zip(axes, panels):
         for number, (size, colour, marker) in enumerate(looks):
