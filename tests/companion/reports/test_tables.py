@@ -1,5 +1,6 @@
 """Tables say what the records hold."""
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -160,3 +161,26 @@ def test_two_batches_are_masked_apart():
     both = pd.concat([TOKENS, other], ignore_index=True)
     masks = tables.clipping_masks(both, mu={"clip_b": 1.0, "clip_v": 1.2})
     assert masks["Clip_B, two-sided"].tolist() == [True, True, True, False, False, True] * 2
+
+
+def test_bands_of_runs_by_hand():
+    series = pd.DataFrame(
+        {
+            "arm": ["a"] * 4 + ["b"] * 2,
+            "seed": [0, 0, 1, 1, 0, 0],
+            "step": [0, 1] * 3,
+            "entropy": [1.0, 3.0, 2.0, 6.0, 5.0, 5.0],
+            "reward": [np.nan, 0.5, np.nan, 0.5, 0.0, 0.0],
+        }
+    )
+    bands = tables.run_bands(series, ["entropy", "reward"], smoothed=1).set_index(["quantity", "arm", "step"])
+    mean, low, high = bands.loc[("entropy", "a", 1)]
+    assert mean == 4.5
+    assert [low, high] == pytest.approx(
+        [4.5 - 12.7062 * 1.5, 4.5 + 12.7062 * 1.5], rel=1e-4
+    )  # t with 1 degree, sem 1.5
+    assert bands.loc[("entropy", "b", 0), "mean"] == 5.0
+    assert bands.loc[("entropy", "b", 0), ["low", "high"]].isna().all()
+    assert ("reward", "a", 0) not in bands.index
+    smooth = tables.run_bands(series, ["entropy"], smoothed=3).set_index(["arm", "step"])
+    assert smooth.loc[("a", 0), "mean"] == pytest.approx((2.0 + 4.0) / 2)  # both values of each seed
