@@ -43,7 +43,7 @@ def lens(table: pd.DataFrame, finals: pd.DataFrame) -> Figure:
         ticks = {sign * 10.0**power: f"${'-' * (sign < 0)}10^{{{power}}}$" for sign in (-1, 1)}
         panel.set_xticks([0, *ticks], ["0", *ticks.values()])
         panel.set_title(title)
-        panel.set_xlabel(f"minus GRPO's\n(symlog, linear\nto $10^{{{power - 1}}}$ nats)")
+        panel.set_xlabel(f"minus GRPO's\n(nats, symlog,\nlinear below\n$10^{{{power - 1}}}$)")
     chosen = finals.reindex(table["method"])
     spread = (chosen["mean"] - chosen["low"], chosen["high"] - chosen["mean"])
     panels[2].errorbar(chosen["mean"], rows, xerr=spread, fmt="s", color=INK, ms=3.5, lw=1)

@@ -39,7 +39,7 @@ def answer_plane(plane: pd.DataFrame) -> Figure:
     h = np.linspace(0.01, grid.index.max(), 200)
     axes.plot(np.exp(-h), h, color=INK, lw=1.8)
     axes.text(2.2e-4, 8.9, "$p = e^{-H}$")
-    axes.text(0.02, 6.9, "likelier than $e^{-H}$:\na push lowers entropy", ha="center")
+    axes.text(0.025, 6.9, "likelier than $e^{-H}$:\na push lowers entropy", ha="center")
     axes.text(1.2e-3, 1.8, "rarer than $e^{-H}$:\na push raises entropy", ha="center")
     axes.set(
         xscale="log",
