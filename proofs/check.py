@@ -54,8 +54,7 @@ def main(source: Path, build: Path) -> None:
             sys.exit(f"{name}, line {line}: {found.group()} stands where a proof should")
     if shutil.which("coqc") is None:
         sys.exit("the proofs need Coq and Coquelicot, on Debian: apt-get install coq libcoq-coquelicot")
-    shutil.rmtree(build, ignore_errors=True)
-    build.mkdir(parents=True)
+    build.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
         (build / name).write_text(text, encoding="utf-8")
         coqc(name, build)

@@ -63,20 +63,28 @@ def test_without_coq_it_says_what_to_install(tmp_path):
     assert done.returncode == 1 and "libcoq-coquelicot" in done.stderr
 
 
-TWINS = [  # a statement, what it says, and something false
+TWINS = [  # every statement, what it says, and something false
     ("entropy_range", "<= ln (INR V)", "<= 1"),
+    ("sum_S", "S z i = 0", "S z i = 1"),
+    ("probability_change", "(v i - E", "(v i + E"),
     ("lemma_3_1", "else - p z i * p z k", "else - p z k"),
     ("gradient", "(- Σ i, S", "(Σ i, S"),
+    ("covariance_form", "= Cov z", "= - Cov z"),
     ("theorem_3_2", "(- S z k)", "(S z k)"),
     ("theorem_3_3", "(- D z k)", "(- S z k)"),
     ("centred_mean", "p z k * (f k", "/ INR V * (f k"),
+    ("corollary_3_4", "D z k = 0", "S z k = 0"),
+    ("entropy_bonus", "(fun i => - S z i)", "(fun i => S z i)"),
     ("sign_rule", "exp (- H z) < p z k", "p z k < exp (- H z)"),
     ("lowest_discriminator", "exp (-1 - H z)", "exp (-2 - H z)"),
+    ("baseline_is_covariance", "= Cov z", "= - Cov z"),
     ("baseline_nonneg", "0 <= E z (S z)", "E z (S z) <= 0"),
     ("baseline_zero", "p z i = / INR V", "p z i = / 2"),
     ("exact_change", "H z)) - Σ", "H z)) + Σ"),
     ("curvature", "- Var q v - Σ", "- Var q v + Σ"),
+    ("curvature_moments", "+ 2 * E z v", "- 2 * E z v"),
     ("remainder_bound", "alpha ^ 2", "alpha ^ 3"),
+    ("single_logit_remainder_bound", "eps ^ 2", "eps ^ 3"),
     ("grpo_remainder_bound", "alpha ^ 2", "alpha ^ 3"),
 ]
 
@@ -103,6 +111,10 @@ def test_a_wrong_definition_does_not_compile(tmp_path, true, false, where):
     assert TEXT.count(true) == 1
     text = TEXT.replace(true, false)
     assert_it_fails_in(check(tmp_path, text), where, text)
+
+
+def test_every_theorem_has_a_wrong_twin():
+    assert [name for name, _, _ in TWINS] == THEOREMS
 
 
 def assert_it_fails_in(done, name, text):
