@@ -12,7 +12,7 @@ export LC_ALL := C.UTF-8
 
 # `make -j` would check results while they are made.
 .NOTPARALLEL:
-.PHONY: help figures test test-all lint unit alone verl nbval replay notebooks tables retrain lab bench paper-scale real data clean
+.PHONY: help figures test test-all lint unit alone verl nbval replay notebooks tables retrain lab bench paper-scale real data proofs clean
 
 figures: .venv/ready  ## run the notebooks with papermill; figures, tables, manifest -> build/
 	$(BIN)/python -m companion.runner.reproduce
@@ -74,6 +74,9 @@ real: .venv/ready  ## train SmolLM2 with GRPO, Clip_B, Clip_V and a random mask 
 
 data: .venv/ready  ## sample the committed responses of the language model anew -> data/responses.json
 	$(BIN)/python -m companion.language_models.language_model
+
+proofs:  ## compile the proofs of the theorems (needs Coq and Coquelicot) and check what they assume -> build/proofs
+	$(PYTHON) proofs/check.py
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' Makefile
