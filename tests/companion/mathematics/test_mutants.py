@@ -5,6 +5,7 @@ docs/mutants.md is the table: `python tests/companion/mathematics/test_mutants.p
 
 import csv
 import importlib.util
+import itertools
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,19 +31,27 @@ equal to what `tests/companion/mathematics/test_mutants.py` finds.
 """
 
 
-@contextmanager
-def mutated(name, old, new):
-    """Within the context, imports find module `name` with one piece of its text exchanged, and all that use it anew."""
+NUMBERS = itertools.count()
+
+
+def changed(name, old, new):
+    """Import a module with one piece of its text exchanged."""
     spec = importlib.util.find_spec(name)
     text = Path(spec.origin).read_text(encoding="utf-8")
     assert text.count(old) == 1, f"{name} has {text.count(old)} times {old!r}"
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    exec(compile(text.replace(old, new), f"mutant of {name}", "exec"), vars(module))
+
+
+@contextmanager
+def mutated(name, old, new):
+    """Within the context, imports find module `name` with one piece of its text exchanged, and all that use it anew."""
     ours = {n: m for n, m in sys.modules.items() if n.startswith(("companion.mathematics", "entropy_dynamics"))}
     for n in ours:
         del sys.modules[n]
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        exec(compile(text.replace(old, new), f"mutant of {name}", "exec"), vars(module))
+    try:  # torch registers an operator once, so that those of a mutant need names of their own
+        changed("entropy_dynamics.operators", '"entropy_dynamics"', f'"mutant_{next(NUMBERS)}"')
+        changed(name, old, new)
         yield
     finally:
         for n in [n for n in sys.modules if n.startswith(("companion.mathematics", "entropy_dynamics"))]:
