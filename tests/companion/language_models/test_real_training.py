@@ -10,7 +10,7 @@ import torch
 from companion.laboratory.policies import WarmStart, build_policy, character_tokenizer
 from companion.language_models import arithmetic, real_training
 from companion.language_models.arithmetic import Problem
-from companion.language_models.gym import task_module
+from companion.puzzles.gym import task_module
 from companion.language_models.real_training import (
     FORMATS_NAME,
     Formats,

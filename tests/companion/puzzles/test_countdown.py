@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from companion.language_models.gym import task_module
+from companion.puzzles.gym import task_module
 from companion.puzzles import countdown, tasks
 from companion.puzzles.countdown import Problem
 

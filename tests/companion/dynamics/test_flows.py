@@ -4,7 +4,7 @@ import torch
 from scipy.optimize import approx_fprime
 from scipy.special import log_softmax, softmax
 
-from companion.mathematics import flows
+from companion.dynamics import flows
 from companion.mathematics.batches import VARIANTS, gain
 from entropy_dynamics import clipping, theory
 from entropy_dynamics.token_statistics import TokenStatistics
