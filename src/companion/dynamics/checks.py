@@ -180,7 +180,7 @@ def many_arms() -> Decision:
 
 
 def equal_arms() -> Decision:
-    """Of two arms of equal reward beside two worse ones the weaker vanishes as t^{-2/3}; natural gradient keeps both."""
+    """Of two arms of equal reward beside two worse ones the weaker vanishes as t^{-2/3}; natural gradient keeps it."""
     rewards, uneven = [1.0, 1.0, 0.3, 0.0], [0.3, 0.0, 0.0, 0.0]
     moments, path = flows.many_arms(rewards, uneven, np.append(0, np.geomspace(1e-2, 1e3, 61)))
     ratio = np.exp(path[:, 1] - path[:, 0])

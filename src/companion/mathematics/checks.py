@@ -501,8 +501,8 @@ def gain_of_responses(responses: pd.DataFrame, cut: pd.DataFrame) -> Decision:
     off, population = (recorded / whole - 1).abs().max(), (recorded / whole / np.sqrt(8 / 7) - 1).abs().min()
     return (
         bool(gap < 1e-12 and off < 1e-3 < 0.05 < population and (whole > 0.01).all()),
-        f"mean of A T of {len(responses):,} responses in {len(whole)} batch{'es' * (len(whole) > 1)} within {off:.1e} of "
-        f"the formula's (population deviation: {population:.0%} off); all subgroups of "
+        f"mean of A T of {len(responses):,} responses in {len(whole)} batch{'es' * (len(whole) > 1)} within {off:.1e} "
+        f"of the formula's (population deviation: {population:.0%} off); all subgroups of "
         f"{', '.join(map(str, sorted(cut['size'].unique())))} to 1e-12",
     )
 

@@ -215,6 +215,23 @@ def constants(series: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def ends_apart(table: pd.DataFrame, sweeps: Sequence[Sequence[str]]) -> tuple[bool, str]:
+    """Whether in each sweep the exponents' intervals of the first and the last arm lie apart, and all the same way.
+
+    Args:
+        table: as `constants`; sweeps: arms in the order of their strengths.
+    """
+    rows, words, ways = table.set_index("arm"), [], set()
+    for arms in sweeps:
+        first, last = rows.loc[arms[0]], rows.loc[arms[-1]]
+        rises, falls = first["exponent_high"] < last["exponent_low"], last["exponent_high"] < first["exponent_low"]
+        ways.add("rises" if rises else "falls" if falls else "does not clearly change")
+        between = rows.loc[arms, "exponent"]
+        words.append(f"{arms[0]} to {arms[-1]}: {', '.join(f'{x:.2f}' for x in between)}")
+    way = " or ".join(sorted(ways))
+    return len(ways) == 1 and way in ("rises", "falls"), f"the exponent {way} with the threshold, {'; '.join(words)}"
+
+
 def made_up(law: str, constants: Sequence[float], *, seeds: int, batches: int, noise: float) -> pd.DataFrame:
     """Runs that follow a law, with noise: what the rule must find again. In the form of `series`, the arm is the law.
 

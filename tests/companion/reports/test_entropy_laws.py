@@ -148,3 +148,21 @@ def test_two_rates_that_only_move_time_on_or_not():
     assert entropy_laws.at_equal_time(series, "too slow", "fast", 4.0)[0]
     assert not entropy_laws.at_equal_time(series, "too slow", "fast", 2.0)[0]
     assert not entropy_laws.at_equal_time(series, "fast", "fast", 1.0)[0]  # nothing to move
+
+
+def test_the_ends_of_a_sweep_lie_apart_or_not():
+    table = pd.DataFrame(
+        {
+            "arm": ["a", "b", "c"],
+            "exponent": [0.2, 0.5, 1.0],
+            "exponent_low": [0.1, 0.4, 0.8],
+            "exponent_high": [0.3, 0.6, 1.2],
+        }
+    )
+    words = "with the threshold, a to c: 0.20, 0.50, 1.00"
+    assert entropy_laws.ends_apart(table, [["a", "b", "c"]]) == (True, f"the exponent rises {words}")
+    assert entropy_laws.ends_apart(table, [["c", "a"]])[1].startswith("the exponent falls")
+    assert not entropy_laws.ends_apart(table, [["a", "c"], ["c", "a"]])[0]
+    wide = table.assign(exponent_low=[0.1, 0.4, 0.2])
+    holds, line = entropy_laws.ends_apart(wide, [["a", "c"]])
+    assert not holds and "does not clearly change" in line
