@@ -72,8 +72,9 @@ real: .venv/ready  ## train SmolLM2 with GRPO, Clip_B, Clip_V and the random mas
 		$(BIN)/python -m companion.language_models.real_training --task $$task --arm "$$arm" --seed $$seed --output build/runs || exit 1; \
 	done; done; done
 
-data: .venv/ready  ## sample the committed responses of the language model anew -> data/responses.json
+data: .venv/ready  ## sample the committed tokens of the language model anew -> data/responses.json, data/smollm2_tokens.csv
 	$(BIN)/python -m companion.language_models.language_model
+	$(BIN)/python -m companion.language_models.grouped_batch
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' Makefile

@@ -13,6 +13,7 @@ import pytest
 
 from companion.notebooks.claims import CLAIMS
 from companion.provenance import ROOT
+from entropy_dynamics import operators
 
 with Path(__file__).with_name("mutants.csv").open(encoding="utf-8", newline="") as file:
     MUTANTS = list(csv.DictReader(file))
@@ -38,16 +39,20 @@ def mutated(name, old, new):
     spec = importlib.util.find_spec(name)
     text = Path(spec.origin).read_text(encoding="utf-8")
     assert text.count(old) == 1, f"{name} has {text.count(old)} times {old!r}"
-    ours = {n: m for n, m in sys.modules.items() if n.startswith(ROOMS)}
+    ours = {n: m for n, m in sys.modules.items() if n.startswith(ROOMS) and m is not operators}
     for n in ours:
         del sys.modules[n]
+    registering = operators.operator, operators.differentiable
+    operators.operator = lambda signature, fake: lambda function: function  # torch takes an operator's name only once
+    operators.differentiable = lambda operation, keep, backward: None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
         exec(compile(text.replace(old, new), f"mutant of {name}", "exec"), vars(module))
         yield
     finally:
-        for n in [n for n in sys.modules if n.startswith(ROOMS)]:
+        operators.operator, operators.differentiable = registering
+        for n in [n for n, m in sys.modules.items() if n.startswith(ROOMS) and m is not operators]:
             del sys.modules[n]
         sys.modules.update(ours)
         for n in ("companion.mathematics", "companion.dynamics"):
