@@ -170,7 +170,7 @@ def decide(claim):
         "baseline-real": band,
         "batch-gain-enumerated": group_gain,
         "batch-gain-tokens": gain_of_policy,
-        "batch-gain-language-model": gain_of_language_model,
+        "batch-gain-real": gain_of_language_model,
         "corollary-3.4-exact": proven(symbolic.corollary_3_4),
         "corollary-3.5-exact": lambda: checks.sum_over_responses(sampling.enumerate_sequences(3, 4, seed=seed)),
         "corollary-3.5-random": batch_means,
