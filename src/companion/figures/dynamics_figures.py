@@ -52,7 +52,9 @@ def training(fitted: pd.DataFrame, arms: Sequence[str]) -> Figure:
     """
     columns = 2 if len(arms) == 4 else min(3, len(arms))
     rows = -(-len(arms) // columns)
-    figure, panels = plt.subplots(rows, columns, figsize=(WIDTH, 2.5 * rows + 0.9), sharex=True, squeeze=False)
+    figure, panels = plt.subplots(
+        rows, columns, figsize=(WIDTH, 2.5 * rows + 0.9), sharex=True, sharey=True, squeeze=False
+    )
     for panel in panels.flat[len(arms) :]:
         panel.set_axis_off()
     for panel, arm in zip(panels.flat, arms):
@@ -81,11 +83,9 @@ def exponents(table: pd.DataFrame) -> Figure:
     """
     figure, axes = plt.subplots(figsize=(WIDTH, 0.26 * len(table) + 1.5))
     rows = np.arange(len(table))
-    for value, label in ((0.5, "1/2\nflow, masked"), (1.0, "1\npolicy gradient flow")):
+    for value, label, side in ((0.5, "masked flow: 1/2", "right"), (1.0, "policy gradient flow: 1", "left")):
         axes.axvline(value, color=NEUTRAL, ls="--", lw=1.2)
-        axes.annotate(
-            label, (value, 1), (0, 3), axes.get_xaxis_transform(), "offset points", color=NEUTRAL, ha="center"
-        )
+        axes.annotate(label, (value, 1), (0, 3), axes.get_xaxis_transform(), "offset points", color=NEUTRAL, ha=side)
     for masks, colour, label in ((False, POSITIVE, "no such mask"), (True, NEGATIVE, "rare penalised tokens masked")):
         some = table["masks"] == masks
         axes.hlines(rows[some], table.exponent_low[some], table.exponent_high[some], color=colour, lw=2)
