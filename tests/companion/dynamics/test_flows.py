@@ -74,6 +74,11 @@ def test_two_arm_entropy():
     assert flows.two_arm_entropy(np.array([700.0])) == pytest.approx(701 * np.exp(-700.0))
 
 
+def test_entropy_along_a_flow():
+    expected = flows.two_arm_entropy(flows.two_arms(TIMES[1:]))
+    np.testing.assert_allclose(flows.entropy_along(flows.policy_gradient([1, 0]), TIMES[1:]), expected, atol=1e-8)
+
+
 def test_many_arms_against_the_integrator():
     times, logits = flows.many_arms(REWARDS, START, [0, 0.2, 1.0, 3.0])
     np.testing.assert_allclose(flows.integrate(flows.policy_gradient(REWARDS), START, times), logits, atol=1e-8)
