@@ -72,8 +72,9 @@ real: .venv/ready  ## train SmolLM2 with GRPO, Clip_B, Clip_V and a random mask 
 		$(BIN)/python -m companion.language_models.real_training --task $$task --arm "$$arm" --seed $$seed --output build/runs || exit 1; \
 	done; done; done
 
-data: .venv/ready  ## sample the committed responses of the language model anew -> data/responses.json
+data: .venv/ready  ## sample the committed tokens of the language model anew -> data/responses.json, data/smollm2_tokens.csv
 	$(BIN)/python -m companion.language_models.language_model
+	$(BIN)/python -m companion.language_models.grouped_batch
 
 proofs:  ## compile the proofs of the theorems (needs Coq and Coquelicot) and check what they assume -> build/proofs
 	$(PYTHON) proofs/check.py
