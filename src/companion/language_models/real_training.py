@@ -1,4 +1,4 @@
-"""GRPO on a language model through TRL: plain, with Clip_B, Clip_V, or a random mask like either; one arm and seed a run.
+"""GRPO on a language model through TRL: plain, with Clip_B, Clip_V, or a random mask like either; one run.
 
     python -m companion.language_models.real_training --arm Clip_B --seed 0
 
