@@ -36,7 +36,9 @@ def generated(root: Path) -> dict[str, dict[str, Callable[[], str]]]:
         },
         "docs/house.md": {"library": lambda: house.library(root), "rooms": lambda: house.rooms(root)},
         "docs/rules.md": {"formulas": rules.formulas, "effects": lambda: rules.effects(records)},
-        "docs/speed.md": {"bench": lambda: bench.page(json.loads((root / "data" / "bench.json").read_text(encoding="utf-8")))},
+        "docs/speed.md": {
+            "bench": lambda: bench.page(json.loads((root / "data" / "bench.json").read_text(encoding="utf-8")))
+        },
     }
 
 
