@@ -56,6 +56,7 @@ def test_findings_follow_the_committed_verdicts(tmp_path, monkeypatch):
     (tmp_path / "findings.toml").write_text(rows, encoding="utf-8")
     monkeypatch.setattr(findings, "FINDINGS", tmp_path / "findings.toml")
     notebook(tmp_path, "02_n.ipynb", "x = 3 %", "a")
+    (tmp_path / "data" / "runs").mkdir(parents=True)
     made = findings.table(tmp_path, "n/").splitlines()
     assert made[2] == "| C | P | it is 3 % | [02](n/02_n.ipynb) |"
     assert made[3] == f"| C2 | P2 | {findings.MISSING} | [10](n/10_n.ipynb) |"  # no records in an empty folder
