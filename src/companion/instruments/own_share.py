@@ -81,9 +81,7 @@ def run_own_share(config: OwnShare, weights: dict[str, Tensor]) -> Record:
         for size in config.problems:
             rows = torch.isin(torch.arange(len(all_h)) // rollout.group_size, order[:size])
             sums = of_batch(all_h[rows], parts)
-            batches.append(
-                {"state": state, "problems": size, "tokens": int((coefficients[rows] != 0).sum())} | sums
-            )
+            batches.append({"state": state, "problems": size, "tokens": int((coefficients[rows] != 0).sum())} | sums)
     about = {
         "parameters": sum(parameter.numel() for parameter in policy.parameters()),
         "reward": rounded(rewards.mean().item()),
@@ -95,7 +93,7 @@ def run_own_share(config: OwnShare, weights: dict[str, Tensor]) -> Record:
 def contributions_of_tokens(
     policy: PreTrainedModel, rollout: Rollout, coefficients: Tensor, row: int, position: int
 ) -> Tensor:
-    """h(s, t) of the state at (row, position), for every token t of the rollout; (N, T), nats per unit of learning rate.
+    """h(s, t) of the state at (row, position) for every token t; (N, T), nats per unit of learning rate.
 
     Args:
         policy: float64; it comes back as it was.
@@ -105,8 +103,7 @@ def contributions_of_tokens(
     prompt = rollout.prompts[row // rollout.group_size]
     logits = response_logits(policy, prompt.unsqueeze(0), rollout.tokens[row].unsqueeze(0))[0, position]
     found = torch.autograd.grad(theory.entropy(logits), parameters)
-    gradient = torch.cat([g.flatten() for g in found])
-    size = gradient.norm()
+    size = torch.nn.utils.get_total_norm(found)
     groups = (coefficients != 0).view(len(rollout.prompts), -1).any(-1)
     rows = groups.repeat_interleave(rollout.group_size)
     prompts, tokens = rollout.prompts[groups], rollout.tokens[rows]

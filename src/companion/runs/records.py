@@ -16,6 +16,7 @@ import torch
 from tqdm import tqdm
 
 from companion.instruments.anatomy import Anatomy, run_anatomy
+from companion.instruments.own_share import OwnShare, run_own_share
 from companion.instruments.probe import Probe, run_probe
 from companion.laboratory.experiment import Experiment, run
 from companion.laboratory.policies import WarmStart, warm_start
@@ -28,7 +29,7 @@ from companion.runs.store import Store
 
 LIBRARIES = ("torch", "transformers", "numpy")  # whose versions can change a number
 _log = logging.getLogger(__name__)
-Config = WarmStart | Experiment | Probe | Anatomy | LanguageModelAnatomy
+Config = WarmStart | Experiment | Probe | Anatomy | OwnShare | LanguageModelAnatomy
 
 
 class MissingRecords(RuntimeError):
@@ -83,7 +84,8 @@ def compute(config: Config, start: Record | None) -> Record:
         return run_language_model_anatomy(config)
     if isinstance(config, Experiment) and config.problems == "test":
         require_committed()
-    return {Experiment: run, Probe: run_probe, Anatomy: run_anatomy}[type(config)](config, start.tensors)
+    instruments = {Experiment: run, Probe: run_probe, Anatomy: run_anatomy, OwnShare: run_own_share}
+    return instruments[type(config)](config, start.tensors)
 
 
 @contextlib.contextmanager
