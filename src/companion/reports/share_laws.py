@@ -143,6 +143,27 @@ def held_out(points: pd.DataFrame, laws: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def drawn(points: pd.DataFrame, laws: Mapping[str, str]) -> pd.DataFrame:
+    """What a figure shows: share, size, mean, low, high (geometric mean over seeds, 95 %), law and curve.
+
+    Args:
+        points: as for `exponents`.
+        laws: the law of each share; its curve is fitted to all sizes but the largest (geometric mean over seeds).
+    """
+    rows = []
+    for name, law in laws.items():
+        runs = [run for _, run in points.sort_values("size").groupby("seed")]
+        logs = np.log([run[name].to_numpy() for run in runs])
+        sizes = runs[0]["size"].to_numpy(dtype=float)
+        constants = [fit(LAWS[law], sizes[:-1], run[name].to_numpy()[:-1]) for run in runs]
+        curve = np.mean([LAWS[law].log_share(np.log(sizes), *c) for c in constants], axis=0)
+        for size, column, value in zip(sizes, logs.T, curve):
+            mean, low, high = np.exp(t_interval(column))
+            row = {"share": name, "size": size, "mean": mean, "low": low, "high": high}
+            rows.append(row | {"law": law, "curve": np.exp(value)})
+    return pd.DataFrame(rows)
+
+
 def local_exponents(points: pd.DataFrame) -> pd.DataFrame:
     """Slopes between neighbouring sizes: share, size (the larger one), mean, low, high (95 % over seeds)."""
     rows = []

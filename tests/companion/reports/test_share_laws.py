@@ -91,6 +91,17 @@ def test_what_was_held_out_is_not_fitted():
     np.testing.assert_allclose(table.error, 0.5, atol=1e-6)
 
 
+def test_what_is_drawn_by_hand():
+    run = pd.DataFrame({"seed": 0, "size": [1.0, 10.0, 100.0]} | {n: [0.5, 0.05, 0.1] for n in SHARES})
+    twice = pd.concat([run, run.assign(seed=1, net=4 * run.net)])
+    table = share_laws.drawn(twice, {"net": "power law", "squared": "constant"}).set_index(["share", "size"])
+    np.testing.assert_allclose(table.loc["net", "mean"], [1.0, 0.1, 0.2])
+    np.testing.assert_allclose(table.loc["net", "curve"], [1.0, 0.1, 0.01], rtol=1e-5)  # without the largest
+    np.testing.assert_allclose(table.loc["squared", "curve"], [np.sqrt(0.025)] * 3, rtol=1e-5)
+    spread = table.loc["net"].high / table.loc["net"].low
+    np.testing.assert_allclose(spread, np.exp(2 * 12.706 * np.log(4) / 2), rtol=1e-3)  # t of one degree of freedom
+
+
 def test_local_exponents_by_hand():
     table = share_laws.local_exponents(points(PLANTED["dilution"]))
     assert len(table) == 3 * 6 and set(table["size"]) == set(SIZES[1:])
