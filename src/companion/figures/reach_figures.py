@@ -155,7 +155,8 @@ def own_shares(tables: dict[str, pd.DataFrame]) -> Figure:
             colour, marker = styles[share]
             errors = [group["mean"] - group.low, group.high - group["mean"]]
             panel.errorbar(group["size"], group["mean"], errors, fmt=marker, ms=4.5, color=colour, lw=1.2, label=share)
-            panel.plot(group["size"].iloc[-1:], group["mean"].iloc[-1:], marker, ms=4.5, color=colour, mfc="white")
+            last = group.iloc[-1:]
+            panel.plot(last["size"], last["mean"], marker, ms=4.5, color=colour, mfc="white", zorder=5)
             panel.plot(group["size"], group.curve, "-", color=colour, lw=1.0)
         sizes = sorted(table["size"].unique())
         panel.set(xscale="log", yscale="log", xlabel=factor)
