@@ -209,3 +209,69 @@ def against_predictions(found: Mapping[str, pd.DataFrame], path: Path = PREDICTI
             verdict = "as expected" if inside else "undecided" if meets else "not as expected"
             rows.append({"factor": factor, **row, "expected_low": low, "expected_high": high, "verdict": verdict})
     return pd.DataFrame(rows)
+
+
+def falls_by_law(table: pd.DataFrame, errors: pd.DataFrame, laws: Mapping[str, str]) -> tuple[bool, str]:
+    """Whether each share falls, slower than 1/size, and its law predicts the largest size better than the rivals do.
+
+    Args:
+        table: as `exponents`.
+        errors: as `held_out`, with each share's law and the rivals: dilution, constant.
+        laws: by share.
+    """
+    slopes, error = table.set_index("share"), errors.pivot(index="share", columns="law", values="error")
+    holds = all(
+        -1 < slopes.low[share] <= slopes.high[share] < 0
+        and error.loc[share, law] < error.loc[share, ["dilution", "constant"]].min()
+        for share, law in laws.items()
+    )
+    line = "; ".join(
+        f"{share}: exponent {interval(slopes.loc[share])}, largest size within a factor "
+        f"{np.exp(error.loc[share, law]):.2f} ({law}), {np.exp(error.loc[share, 'dilution']):.2f} (dilution), "
+        f"{np.exp(error.loc[share, 'constant']):.2f} (constant)"
+        for share, law in laws.items()
+    )
+    return bool(holds), line
+
+
+def steepens(local: pd.DataFrame, shares: Sequence[str]) -> tuple[bool, str]:
+    """Whether the slope at the largest sizes is below that at the smallest, intervals apart: no pure power law.
+
+    Args:
+        local: as `local_exponents`.
+    """
+    ends = {share: local[local.share == share].sort_values("size").iloc[[0, -1]] for share in shares}
+    holds = all(last.high < first.low for first, last in (map(end.iloc.__getitem__, (0, 1)) for end in ends.values()))
+    line = "; ".join(
+        f"{share}: slope {interval(end.iloc[0])} up to {end['size'].iloc[0]:g}, {interval(end.iloc[1])} up to "
+        f"{end['size'].iloc[1]:g}"
+        for share, end in ends.items()
+    )
+    return bool(holds), line
+
+
+def weaker(found: Mapping[str, pd.DataFrame], than: str, shares: Sequence[str]) -> tuple[bool, str]:
+    """Whether the exponent of every other factor is nearer to 0 than that of `than`, by the ends of their intervals.
+
+    Args:
+        found: `exponents` by factor.
+    """
+    tables = {factor: table.set_index("share") for factor, table in found.items()}
+    strong = tables.pop(than)
+    holds = all(
+        table.loc[share, ["low", "high"]].abs().max() < strong.loc[share, ["low", "high"]].abs().min()
+        for table in tables.values()
+        for share in shares
+    )
+    line = "; ".join(
+        f"{share}: "
+        + ", ".join(f"{factor} {interval(found.loc[share])}" for factor, found in tables.items())
+        + f", {than} {interval(strong.loc[share])}"
+        for share in shares
+    )
+    return bool(holds), line
+
+
+def interval(row: pd.Series) -> str:
+    """Mean and ends, to two digits."""
+    return f"{row['mean']:+.2f} [{row.low:+.2f}, {row.high:+.2f}]"

@@ -123,6 +123,39 @@ def test_a_random_kernel_has_the_share_of_its_features():
     assert share_laws.random_kernel_share(features, 1) == 1
 
 
+ALIKE = dict.fromkeys(SHARES, "others alike")
+
+
+def decided(share):
+    data = points(share, noise=0.02)
+    return share_laws.exponents(data), share_laws.held_out(data, [*LAWS]), share_laws.local_exponents(data)
+
+
+def test_a_share_falls_by_its_law_and_the_wrong_twins_do_not():
+    table, errors, local = decided(PLANTED["others alike"])
+    holds, line = share_laws.falls_by_law(table, errors, ALIKE)
+    assert holds and "(dilution)" in line
+    assert share_laws.steepens(local, SHARES)[0]
+    for twin in ("dilution", "constant"):
+        table, errors, local = decided(PLANTED[twin])
+        assert not share_laws.falls_by_law(table, errors, ALIKE)[0]
+        assert not share_laws.steepens(local, SHARES)[0]
+    _, _, local = decided(PLANTED["power law"])
+    assert not share_laws.steepens(local, SHARES)[0]
+
+
+def test_an_exponent_is_weaker_only_with_its_whole_interval():
+    def table(low, high):
+        return pd.DataFrame({"share": SHARES, "mean": (low + high) / 2, "low": low, "high": high})
+
+    batch = table(-0.9, -0.5)
+    assert share_laws.weaker({"batch": batch, "width": table(-0.2, 0.4), "depth": table(0.0, 0.1)}, "batch", SHARES)[0]
+    assert not share_laws.weaker({"batch": batch, "width": table(-0.2, 0.6)}, "batch", SHARES)[0]
+    assert not share_laws.weaker({"batch": batch, "width": table(-0.6, 0.1)}, "batch", SHARES)[0]
+    holds, line = share_laws.weaker({"batch": batch, "width": table(0.0, 0.1)}, "batch", ["net"])
+    assert holds and line == "net: width +0.05 [+0.00, +0.10], batch -0.70 [-0.90, -0.50]"
+
+
 def test_what_was_found_is_held_against_what_was_predicted(tmp_path):
     path = tmp_path / "predictions.toml"
     path.write_text("\n".join(["[width]", *(f"{n} = {{ low = 0.0, high = 0.5 }}" for n in SHARES)]))
