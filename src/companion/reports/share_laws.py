@@ -75,6 +75,31 @@ def at_tokens(shares: pd.DataFrame, tokens: float) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def policies_table(records: Mapping[tuple[str, int], Record]) -> pd.DataFrame:
+    """By arm, means over seeds: parameters, reward and entropy (nats) of the batch."""
+    rows = [
+        {"arm": arm} | {name: values[0] for name, values in record.document["policy"].items()}
+        for (arm, _), record in records.items()
+    ]
+    return pd.DataFrame(rows).groupby("arm", sort=False).mean()
+
+
+def by_factor(shares: pd.DataFrame, equal: pd.DataFrame, base: tuple[int, int] = (3, 96)) -> dict[str, pd.DataFrame]:
+    """The points (seed, size, `SHARES`) of each factor: batch, width, depth.
+
+    Args:
+        shares: as `shares_table`; an arm is "layers x width".
+        equal: the rows in which width and depth are compared: `at_tokens`, or those of one batch size.
+        base: layers and width of the policy whose batch is varied.
+    """
+    layers, width = (equal.arm.str.split(" x ").str[i].astype(int) for i in (0, 1))
+    return {
+        "batch": shares[shares.arm == f"{base[0]} x {base[1]}"].rename(columns={"problems": "size"}),
+        "width": equal[layers == base[0]].assign(size=width),
+        "depth": equal[width == base[1]].assign(size=layers),
+    }
+
+
 @dataclass(frozen=True)
 class Law:
     """log share of log size x: one constant moves it up and down; a second one, if it is `free`, bends or tilts it."""

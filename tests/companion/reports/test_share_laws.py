@@ -65,6 +65,27 @@ def test_shares_at_a_number_of_tokens_lie_between_on_log_axes():
         share_laws.at_tokens(shares, 5000.0)
 
 
+def test_factors_are_varied_one_at_a_time():
+    arms = ["3 x 24", "3 x 96", "1 x 96"]
+    shares = pd.DataFrame(
+        [{"arm": arm, "seed": 0, "problems": x} | dict.fromkeys(SHARES, 0.1) for arm in arms for x in (4, 64)]
+    )
+    points = share_laws.by_factor(shares, shares[shares.problems == 64])
+    assert {name: table["size"].tolist() for name, table in points.items()} == {
+        "batch": [4, 64],
+        "width": [24, 96],
+        "depth": [3, 1],
+    }
+
+
+def test_policies_are_averaged_over_seeds():
+    records = {
+        ("3 x 96", seed): Record({"policy": {"parameters": [10], "reward": [0.2 * seed], "entropy": [0.5]}})
+        for seed in (1, 2)
+    }
+    assert share_laws.policies_table(records).loc["3 x 96"].tolist() == pytest.approx([10, 0.3, 0.5])
+
+
 def test_a_planted_exponent_is_found_and_another_is_not():
     table = share_laws.exponents(points(PLANTED["power law"], noise=0.1)).set_index("share")
     assert (table.seeds == 5).all()
