@@ -142,6 +142,32 @@ def kernel(pairs: pd.DataFrame, parts: pd.DataFrame) -> Figure:
     return figure
 
 
+def own_shares(tables: dict[str, pd.DataFrame]) -> Figure:
+    """Own share against the size of batch and network, logarithmic both ways; one panel a factor.
+
+    Args:
+        tables: by the name of the axis: share, size, mean, low, high, curve (a law fitted without the largest size).
+    """
+    styles = {"net": (POSITIVE, "o"), "absolute": (NEUTRAL, "^"), "squared": (NEGATIVE, "s")}
+    figure, panels = plt.subplots(1, len(tables), figsize=(WIDTH, 3.4), sharey=True, width_ratios=(1.4, 1, 1))
+    for panel, (factor, table) in zip(panels, tables.items()):
+        for share, group in table.groupby("share", sort=False):
+            colour, marker = styles[share]
+            errors = [group["mean"] - group.low, group.high - group["mean"]]
+            panel.errorbar(group["size"], group["mean"], errors, fmt=marker, ms=4.5, color=colour, lw=1.2, label=share)
+            last = group.iloc[-1:]
+            panel.plot(last["size"], last["mean"], marker, ms=4.5, color=colour, mfc="white", zorder=5)
+            panel.plot(group["size"], group.curve, "-", color=colour, lw=1.0)
+        sizes = sorted(table["size"].unique())
+        panel.set(xscale="log", yscale="log", xlabel=factor)
+        panel.set_xticks(sizes, [f"{x:g}" for x in sizes], fontsize=8)
+        panel.minorticks_off()
+    panels[0].set_ylabel("own share of a state's change")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=9)
+    return figure
+
+
 def ledgers(table: pd.DataFrame, titles: dict[str, str]) -> Figure:
     """Cumulated measured and predicted changes along runs, one panel an arm, one line a seed."""
     figure, panels = plt.subplots(1, len(titles), figsize=(WIDTH, 3.2), sharey=True)
