@@ -12,10 +12,13 @@ export LC_ALL := C.UTF-8
 
 # `make -j` would check results while they are made.
 .NOTPARALLEL:
-.PHONY: help figures test test-all lint unit alone verl nbval replay notebooks tables retrain lab bench paper-scale real data clean
+.PHONY: help figures claim test test-all lint unit alone verl nbval replay notebooks tables retrain lab bench paper-scale real data proofs clean
 
 figures: .venv/ready  ## run the notebooks with papermill; figures, tables, manifest -> build/
 	$(BIN)/python -m companion.runner.reproduce
+
+claim: .venv/ready  ## decide one claim alone, make claim ID=lens-sgd; docs/claims.md lists them -> build/claims
+	$(BIN)/python -m companion.runner.claim $(ID)
 
 test: lint alone unit figures nbval replay  ## everything that takes less than half an hour -> build/
 
@@ -43,9 +46,11 @@ nbval: .venv/ready  ## run the notebooks again and compare with their committed 
 replay: .venv/ready  ## short runs of every kind, late ones of every rule, made again and compared (RENEW=1: kept as the new ones -> data/replay)
 	$(BIN)/python -m companion.runs.replay $(if $(RENEW),--renew)
 
-notebooks: .venv/ready tables  ## refresh the committed outputs, pictures and tables -> notebooks, README.md, docs/speed.md
+# Pages say which pictures are kept, and have numbers out of the notebooks that are run then.
+notebooks: .venv/ready tables  ## refresh the committed outputs, pictures and generated pages -> notebooks, README.md, docs
 	$(BIN)/python -m companion.notebooks.readme
 	$(BIN)/python -m companion.runner.reproduce --refresh
+	$(BIN)/python -m companion.notebooks.readme
 
 tables: .venv/ready  ## the tidy tables of the committed records -> data/evaluations.csv, data/series.csv.gz
 	$(BIN)/python -m companion.reports.release --tables
@@ -67,13 +72,17 @@ else
 	$(BIN)/accelerate launch --config_file build/paper_scale/accelerate.yaml -m companion.language_models.paper_scale
 endif
 
-real: .venv/ready  ## train SmolLM2 with GRPO, Clip_B, Clip_V and the random mask, three seeds (an accelerator, or a day) -> build/runs
-	for task in addition chain_sum; do for seed in 0 1 2; do for arm in GRPO Clip_B Clip_V "random mask"; do \
+real: .venv/ready  ## train SmolLM2 with GRPO, Clip_B, Clip_V and a random mask like each, three seeds (an accelerator, or a day) -> build/runs
+	for task in addition chain_sum; do for seed in 0 1 2; do for arm in GRPO Clip_B Clip_V "random mask" "random mask like Clip_V"; do \
 		$(BIN)/python -m companion.language_models.real_training --task $$task --arm "$$arm" --seed $$seed --output build/runs || exit 1; \
 	done; done; done
 
-data: .venv/ready  ## sample the committed responses of the language model anew -> data/responses.json
+data: .venv/ready  ## sample the committed tokens of the language model anew -> data/responses.json, data/smollm2_tokens.csv
 	$(BIN)/python -m companion.language_models.language_model
+	$(BIN)/python -m companion.language_models.grouped_batch
+
+proofs:  ## compile the proofs of the theorems (needs Coq and Coquelicot) and check what they assume -> build/proofs
+	$(PYTHON) proofs/check.py
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' Makefile

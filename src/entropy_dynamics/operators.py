@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import torch
 
-_LIBRARY = torch.library.Library("entropy_dynamics", "FRAGMENT")
+_NAMESPACE = "entropy_dynamics"
+_LIBRARY = torch.library.Library(_NAMESPACE, "FRAGMENT")
 
 
 def operator(signature: str, *, fake: Callable) -> Callable[[Callable], Callable]:
@@ -21,8 +22,8 @@ def operator(signature: str, *, fake: Callable) -> Callable[[Callable], Callable
     def register(function: Callable) -> Callable:
         _LIBRARY.define(signature)
         _LIBRARY.impl(name, function, "CompositeExplicitAutograd")
-        torch.library.register_fake(f"entropy_dynamics::{name}", fake, lib=_LIBRARY)
-        return getattr(torch.ops.entropy_dynamics, name)
+        torch.library.register_fake(f"{_NAMESPACE}::{name}", fake, lib=_LIBRARY)
+        return getattr(getattr(torch.ops, _NAMESPACE), name)
 
     return register
 

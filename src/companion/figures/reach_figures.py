@@ -152,6 +152,30 @@ def kernel(pairs: pd.DataFrame, parts: pd.DataFrame) -> Figure:
     return figure
 
 
+def own_shares(tables: dict[str, pd.DataFrame]) -> Figure:
+    """Own share against the size of batch and network, logarithmic both ways; one panel a factor.
+
+    Args:
+        tables: by the name of the axis: share, size, mean, low, high, curve (a law fitted without the largest size).
+    """
+    styles = {"net": (POSITIVE, "o"), "absolute": (NEUTRAL, "^"), "squared": (NEGATIVE, "s")}
+    figure, panels = plt.subplots(len(tables), 1, figsize=(WIDTH, 2.1 * len(tables) + 0.6), sharey=True)
+    for panel, (factor, table) in zip(panels, tables.items()):
+        for share, group in table.groupby("share", sort=False):
+            colour, marker = styles[share]
+            errors = [group["mean"] - group.low, group.high - group["mean"]]
+            panel.errorbar(group["size"], group["mean"], errors, fmt=marker, ms=4.5, color=colour, lw=1.2, label=share)
+            last = group.iloc[-1:]
+            panel.plot(last["size"], last["mean"], marker, ms=4.5, color=colour, mfc=PAPER, zorder=5)
+            panel.plot(group["size"], group.curve, "-", color=colour, lw=1.0)
+        sizes = sorted(table["size"].unique())
+        panel.set(xscale="log", yscale="log", xlabel=f"{factor} (log)", ylabel="own share of a\nstate's change (log)")
+        panel.set_xticks(sizes, [f"{x:g}" for x in sizes])
+        panel.minorticks_off()
+    legend(figure)
+    return figure
+
+
 def ledgers(table: pd.DataFrame, titles: dict[str, str]) -> Figure:
     """Cumulated measured and predicted changes along runs, one panel an arm, one line a seed."""
     figure, panels = plt.subplots(2, -(-len(titles) // 2), figsize=(WIDTH, 4.2), sharex=True, sharey=True)

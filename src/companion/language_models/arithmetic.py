@@ -7,7 +7,7 @@ from decimal import Decimal
 from functools import cache
 from typing import NamedTuple
 
-from companion.language_models.gym import task_module
+from companion.puzzles.gym import task_module
 
 TASKS = ("addition", "chain_sum")  # two numbers of two digits; reasoning-gym's task, two numbers with + or -
 EXAMPLE = "34 + 25 = 59\n"

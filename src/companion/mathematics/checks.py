@@ -3,6 +3,7 @@
 A check is as strong as its claim: it fails with the wrong formulas of docs/mutants.md, but for survivors named there.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 
@@ -12,7 +13,7 @@ import torch
 from sympy import Expr
 from torch import Tensor
 
-from companion.mathematics import landscapes, remainder, sampling, symbolic, verification
+from companion.mathematics import batches, landscapes, remainder, sampling, symbolic, verification
 from companion.mathematics.verification import log_log_slope, random_policies
 from entropy_dynamics import theory
 from entropy_dynamics.token_statistics import token_statistics
@@ -463,6 +464,46 @@ def radii_of_tokens(radii: pd.DataFrame) -> Decision:
         f"{len(radii)} sampled tokens: median radius {radii.radius.median():.1f}, below 0.1 for "
         f"{(radii.radius < 0.1).mean():.1%}; of the {len(small)} radii below 0.3, |D / Q| tells "
         f"{ratio.between(0.8, 1.25).mean():.0%} to within a quarter, {ratio.median():.2f} of the radius at the median",
+    )
+
+
+def group_gain(logits: Tensor, rewards: Tensor, sizes: Sequence[int]) -> Decision:
+    """The gain, and what filtering leaves of E[D], are those of all V^G groups, for each variant, state and size.
+
+    Args:
+        logits (states, V); rewards (V,) of 0 and 1, of the tokens.
+    """
+    worst, twins = 0.0, []
+    for variant, size, state in itertools.product(batches.VARIANTS.values(), sizes, logits):
+        rate = (state.softmax(-1) * rewards).sum().item()
+        exact = batches.enumerated(variant, state, rewards, size)
+        law = batches.gain(variant, rate, size) * exact["covariance"]
+        bias = batches.filtered_mean(rate, size) * exact["covariance"] * variant.filtered
+        worst = max(worst, abs(exact["mean_ad"] - law), abs(exact["mean_d"] - bias))
+        twins.append(abs(exact["mean_ad"] - law * size / (size - 1)) / abs(law))
+    return (
+        worst < 1e-12 and min(twins) > 0.1,
+        f"sums over all V^G groups (V = {logits.shape[-1]}, G = {', '.join(map(str, sizes))}) and the gain differ by "
+        f"less than 1e-12 in all {len(batches.VARIANTS)} variants; without the factor 1 - 1/G they differ by "
+        f"{min(twins):.0%} or more",
+    )
+
+
+def gain_of_responses(responses: pd.DataFrame, cut: pd.DataFrame) -> Decision:
+    """The recorded mean of A T is the formula's for the groups as they fell, and all smaller groups have their gain.
+
+    Args:
+        responses: as `batches.response_table`, in groups of eight; cut: their `batches.subgroup_table`, with size 8.
+    """
+    recorded = (responses["advantage"] * responses["total"]).groupby([responses["seed"], responses["step"]]).mean()
+    whole = cut[(cut["variant"] == "standardised") & (cut["size"] == 8)].set_index(["seed", "step"])["formula"]
+    gap = (cut["measured"] - cut["formula"]).abs().max()
+    off, population = (recorded / whole - 1).abs().max(), (recorded / whole / np.sqrt(8 / 7) - 1).abs().min()
+    return (
+        bool(gap < 1e-12 and off < 1e-3 < 0.05 < population and (whole > 0.01).all()),
+        f"mean of A T of {len(responses):,} responses in {len(whole)} batch{'es' * (len(whole) > 1)} within {off:.1e} "
+        f"of the formula's (population deviation: {population:.0%} off); all subgroups of "
+        f"{', '.join(map(str, sorted(cut['size'].unique())))} to 1e-12",
     )
 
 

@@ -1,3 +1,3 @@
-"""What the small policy is trained on: countdown and walks, their problems, splits and rewards, and the alphabet that
-both are written in. Uses no other room.
+"""What is trained on: countdown and walks, their problems, splits and rewards, the alphabet that both are written in,
+and single tasks of reasoning-gym. Uses no other room.
 """

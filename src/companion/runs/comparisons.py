@@ -4,6 +4,7 @@ from collections.abc import Hashable, Iterator, Sequence
 from functools import cache
 
 from companion.instruments.anatomy import Anatomy, Trial
+from companion.instruments.own_share import OwnShare
 from companion.instruments.probe import Probe
 from companion.laboratory.experiment import Experiment
 from companion.laboratory.policies import WarmStart
@@ -186,6 +187,21 @@ def anatomies(*, seeds: Sequence[int] = (0, 1, 2)) -> Runs:
     return Runs("anatomies", {s: Anatomy(experiment=Experiment(seed=s), trials=trials()) for s in seeds})
 
 
+# Layers and width of the policies whose own shares are compared: one of the two varied from the small policy's.
+NETWORKS = tuple((3, width) for width in (24, 48, 96, 192)) + tuple((layers, 96) for layers in (1, 2, 6))
+
+
+def network(*, seeds: Sequence[int] = (0, 1, 2, 3, 4), sizes: Sequence[tuple[int, int]] = NETWORKS) -> Runs:
+    """Own shares of policies of every size, each from a warm start of its own; an arm is named "layers x width"."""
+    runs = {}
+    for layers, width in sizes:
+        for seed in seeds:
+            start = WarmStart(seed=seed, layers=layers, width=width)
+            experiment = Experiment(start=start, seed=seed, prompts=256)
+            runs[f"{layers} x {width}", seed] = OwnShare(experiment=experiment)
+    return Runs("network", runs)
+
+
 def language_model_anatomy(responses: Responses, *, model: str = SMOLLM2, batches: int = 4) -> Runs:
     """Steps of a language model on given responses; those after the first `batches` times six are the unseen ones."""
     *trained, unseen = batches_of(responses, batches=batches + 1, size=6, max_tokens=24)
@@ -227,7 +243,8 @@ def released() -> Iterator[Runs]:
     trained += fair.stages(choices())
     others = [probes(), anatomies(), language_model_anatomy(Responses.read(ROOT / COMMITTED))]
     yield warm_starts(config for runs in [*trained, *others] for config in runs.values())
-    yield from (before(plain()), *trained, *others)
+    # The warm starts of other sizes are not released: their weights are 50 MB, and nothing trains from them.
+    yield from (before(plain()), *trained, *others, network())
 
 
 @cache

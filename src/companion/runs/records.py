@@ -16,6 +16,7 @@ import torch
 from tqdm import tqdm
 
 from companion.instruments.anatomy import Anatomy, run_anatomy
+from companion.instruments.own_share import OwnShare, run_own_share
 from companion.instruments.probe import Probe, run_probe
 from companion.laboratory.experiment import Experiment, run
 from companion.laboratory.policies import WarmStart, warm_start
@@ -28,7 +29,7 @@ from companion.runs.store import Store
 
 LIBRARIES = ("torch", "transformers", "numpy")  # whose versions can change a number
 _log = logging.getLogger(__name__)
-Config = WarmStart | Experiment | Probe | Anatomy | LanguageModelAnatomy
+Config = WarmStart | Experiment | Probe | Anatomy | OwnShare | LanguageModelAnatomy
 
 
 class MissingRecords(RuntimeError):
@@ -51,10 +52,10 @@ def load_or_run(run: Run, store: Store) -> Record:
 
 def _make(run_: Run, store: Store) -> Record:
     start = load_or_run(run_.start, store) if run_.start else None
-    begin = time.perf_counter()
+    begin = time.process_time()  # of the processor: how busy the machine was says nothing about the run
     with reproducible():
         record = compute(run_.config, start)
-    origin = made_by() | {"seconds": round(time.perf_counter() - begin, 2)}
+    origin = made_by() | {"seconds": round(time.process_time() - begin, 2)}
     if start is not None:
         origin["start_sha256"] = checksum(start.tensors)
     return Record(record.document, record.tensors, origin)
@@ -83,7 +84,8 @@ def compute(config: Config, start: Record | None) -> Record:
         return run_language_model_anatomy(config)
     if isinstance(config, Experiment) and config.problems == "test":
         require_committed()
-    return {Experiment: run, Probe: run_probe, Anatomy: run_anatomy}[type(config)](config, start.tensors)
+    instruments = {Experiment: run, Probe: run_probe, Anatomy: run_anatomy, OwnShare: run_own_share}
+    return instruments[type(config)](config, start.tensors)
 
 
 @contextlib.contextmanager
@@ -141,9 +143,12 @@ def run_all(runs: Sequence[Run], store: Store, *, jobs: int = 2, minutes: float 
 def expected_seconds(config: Config) -> float:
     """About how long a run takes on one core of the machines that the records come from."""
     if isinstance(config, WarmStart):
-        return 0.09 * config.steps
+        return 0.0225 * config.steps * (1 + config.layers * config.width / 96)
     if isinstance(config, LanguageModelAnatomy):
         return 90.0 * len(config.batches)
+    if isinstance(config, OwnShare):
+        start = config.experiment.start
+        return 1e-3 * config.states * config.experiment.prompts * start.layers * start.width / 96
     if isinstance(config, Experiment):
         evaluations = len(config.evaluation_sizes) * len(config.evaluation_temperatures)
         responses = config.steps * config.prompts * config.group_size

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from companion.instruments.anatomy import Anatomy
+from companion.instruments.own_share import OwnShare
 from companion.instruments.probe import Probe
 from companion.laboratory.experiment import Experiment, Trainer, evaluate, train_on_batch
 from companion.laboratory.rule import Rule
@@ -87,7 +88,7 @@ def references() -> dict[str, Run]:
             if config.steps and chosen and (rule := "late" + identity(late)) not in seen:
                 seen.add(rule)
                 found[f"late/{name}"] = Run(f"late/{name}", late, plain_run.start)
-        elif (short := _short(config)) is not None:
+        elif (run.start is None or run.start.name in released) and (short := _short(config)) is not None:
             found[f"early/{name}"] = Run(f"early/{name}", short, run.start)
     for arm, rule in EXTRA.items():
         name = f"late/{place('extra', (arm, 0))}"
@@ -106,6 +107,9 @@ def _short(config: Any) -> Any:
     if isinstance(config, Anatomy):
         some = {name: trial for name, trial in config.trials.items() if name.endswith(": GRPO")}
         return config.model_copy(update={"at": (1,), "kept_states": 8, "kernel_states": 4, "trials": some})
+    if isinstance(config, OwnShare):
+        few = config.experiment.model_copy(update={"prompts": 16})
+        return config.model_copy(update={"experiment": few, "problems": (4, 16), "states": 4})
     if isinstance(config, LanguageModelAnatomy):
         first = next(iter(config.trials))
         some = {"batches": (config.batches[0][:2],), "unseen": config.unseen[:1]}
@@ -244,9 +248,13 @@ def _check(name: str, store: Store) -> tuple[str, list[str], float]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m companion.runs.replay",
+        description=__doc__.splitlines()[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
     parser.add_argument("--only", nargs="+", metavar="NAME", help="references by the beginning of their name")
-    parser.add_argument("--data", type=Path, default=ROOT / "data", help="has replay/ and runs/")
+    parser.add_argument("--data", type=Path, default=ROOT / "data", help="folder that has replay/ and runs/")
     parser.add_argument("--jobs", type=int, default=2, help="replays at a time, one thread each")
     parser.add_argument("--renew", action="store_true", help="write the references anew: the code means to differ")
     options = parser.parse_args(arguments)

@@ -10,7 +10,6 @@ import torch
 from companion.laboratory.policies import WarmStart, build_policy, character_tokenizer
 from companion.language_models import arithmetic, real_training
 from companion.language_models.arithmetic import Problem
-from companion.language_models.gym import task_module
 from companion.language_models.real_training import (
     FORMATS_NAME,
     Formats,
@@ -23,6 +22,7 @@ from companion.language_models.real_training import (
     write,
 )
 from companion.provenance import ROOT
+from companion.puzzles.gym import task_module
 
 
 @pytest.mark.parametrize(

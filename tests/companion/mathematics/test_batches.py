@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.stats import binom
 
-from companion.mathematics import batches
+from companion.mathematics import batches, checks
 from companion.mathematics.batches import VARIANTS, gain
 from companion.provenance import ROOT
 
@@ -107,3 +107,21 @@ def test_smaller_groups_of_recorded_responses(responses):
     assert table.formula.abs().max() > 0.01
     wrong = table.formula * (1 - 1 / table["size"])
     assert not np.allclose(table.measured, wrong, atol=1e-3)
+
+
+def test_a_batch_of_the_language_model_has_the_gain_of_its_groups():
+    tokens = pd.read_csv(ROOT / "data" / "smollm2_tokens.csv").assign(seed=0, step=0)
+    table = batches.response_table(tokens)
+    cut = batches.subgroup_table(table, [2, 8])
+    holds, line = checks.gain_of_responses(table, cut)
+    assert holds and "1 batch within" in line
+    wrong = table.assign(advantage=table["advantage"] * math.sqrt(8 / 7))
+    assert not checks.gain_of_responses(wrong, cut)[0]
+    assert not checks.gain_of_responses(table, cut.assign(measured=cut["measured"] + 1e-9))[0]
+    assert not checks.gain_of_responses(table.assign(total=-table["total"]), cut)[0]
+
+
+def test_the_gain_is_decided_on_all_groups(monkeypatch):
+    assert checks.group_gain(policies(1, seed=0), RIGHT, [2, 3])[0]
+    monkeypatch.setattr(batches, "filtered_mean", lambda rate, size: 0.0)
+    assert not checks.group_gain(policies(1, seed=0), RIGHT, [2, 3])[0]

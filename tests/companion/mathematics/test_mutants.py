@@ -1,10 +1,11 @@
-"""Each claim of notebooks 01 to 04 that is mathematics, decided with its formula wrong: its own check must notice.
+"""Each claim of notebooks 01 to 05 that is mathematics, decided with its formula wrong: its own check must notice.
 
 docs/mutants.md is the table: `python tests/companion/mathematics/test_mutants.py > docs/mutants.md` makes it.
 """
 
 import csv
 import importlib.util
+import itertools
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,47 +17,61 @@ from companion.provenance import ROOT
 
 with Path(__file__).with_name("mutants.csv").open(encoding="utf-8", newline="") as file:
     MUTANTS = list(csv.DictReader(file))
+ROOMS = ("companion.mathematics", "companion.dynamics", "entropy_dynamics")
 DECIDED_FROM_RECORDS = {  # of training or of single steps: about a network, not about a formula
     *("corollary-3.5-training", "effective-step", "alpha-measured", "parameters-first-order", "theorem-by-batch"),
     *("theorem-by-state-real", "unseen-states", "optimizers", "kernel-own", "ledger-along-a-run"),
+    *("law-rule", "law-of-training", "law-of-masks", "law-exponents", "law-of-time"),
 }
 HEAD = """# Wrong formulas that the checks must notice
 
-Each row changes one sign, term or constant of the code behind a claim of notebooks 01 to 04 and decides the claim
-again by its own check (`companion.mathematics.checks`), on smaller vocabularies than in the notebook and, for the
-claims about a language model, on random policies in its place. A mutant that survives is named with the reason: there
-the claim says less, too. Claims that are decided from records of training are not in the table. A test keeps this page
-equal to what `tests/companion/mathematics/test_mutants.py` finds.
+Each row changes one sign, term or constant of the code behind a claim of notebooks 01 to 05 and decides the claim
+again by its own check (`companion.mathematics.checks`, `companion.dynamics.checks`), on smaller vocabularies than in
+the notebook and, for the claims about a language model's states, on random policies in their place. A mutant that
+survives is named with the reason: there the claim says less, too. Claims that are decided from records of training are
+not in the table. A test keeps this page equal to what `tests/companion/mathematics/test_mutants.py` finds.
 """
+
+
+NUMBERS = itertools.count()
+
+
+def changed(name, old, new):
+    """Import a module with one piece of its text exchanged."""
+    spec = importlib.util.find_spec(name)
+    text = Path(spec.origin).read_text(encoding="utf-8")
+    assert text.count(old) == 1, f"{name} has {text.count(old)} times {old!r}"
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    exec(compile(text.replace(old, new), f"mutant of {name}", "exec"), vars(module))
 
 
 @contextmanager
 def mutated(name, old, new):
     """Within the context, imports find module `name` with one piece of its text exchanged, and all that use it anew."""
-    spec = importlib.util.find_spec(name)
-    text = Path(spec.origin).read_text(encoding="utf-8")
-    assert text.count(old) == 1, f"{name} has {text.count(old)} times {old!r}"
-    ours = {n: m for n, m in sys.modules.items() if n.startswith(("companion.mathematics", "entropy_dynamics"))}
+    ours = {n: m for n, m in sys.modules.items() if n.startswith(ROOMS)}
     for n in ours:
         del sys.modules[n]
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        exec(compile(text.replace(old, new), f"mutant of {name}", "exec"), vars(module))
+    try:  # torch registers an operator once, so that those of a mutant need names of their own
+        changed("entropy_dynamics.operators", '"entropy_dynamics"', f'"mutant_{next(NUMBERS)}"')
+        changed(name, old, new)
         yield
     finally:
-        for n in [n for n in sys.modules if n.startswith(("companion.mathematics", "entropy_dynamics"))]:
+        for n in [n for n in sys.modules if n.startswith(ROOMS)]:
             del sys.modules[n]
         sys.modules.update(ours)
-        sys.modules["companion"].mathematics = ours["companion.mathematics"]
+        for n in ("companion.mathematics", "companion.dynamics"):
+            if n in ours:
+                setattr(sys.modules["companion"], n.partition(".")[2], ours[n])
 
 
 def decide(claim):
     """The decision of a claim of mathematics, as its notebook makes it but with less to compute."""
     import numpy as np
     import pandas as pd
+    import torch
 
-    from companion.mathematics import checks, remainder, sampling, symbolic, verification
+    from companion.dynamics import checks as dynamics
+    from companion.mathematics import batches, checks, remainder, sampling, symbolic, verification
 
     small, seed = {"states": 24, "seed": 0}, 0
     sizes, steps = [2, 10, 100], [0.001, 0.1, 1.0]
@@ -119,6 +134,21 @@ def decide(claim):
         holds, line = checks.exact_remainder(sizes, **small)
         return checks.proven(symbolic.exact_change, sizes=(2,)) if holds else (holds, line)
 
+    def group_gain():
+        z, _ = verification.random_policies(2, 5, seed=seed)
+        return checks.group_gain(z, torch.tensor([1, 0, 0, 1, 0], dtype=torch.float64), [2, 3, 4])
+
+    def gain_of(tokens):
+        responses = batches.response_table(tokens)
+        return checks.gain_of_responses(responses, batches.subgroup_table(responses, [3, 8]))
+
+    def gain_of_policy():
+        tokens = pd.read_csv(ROOT / "data" / "lens_tokens.csv")
+        return gain_of(tokens[(tokens["update"] == 0) & (tokens.seed == 0) & (tokens.step == 4)])
+
+    def gain_of_language_model():
+        return gain_of(pd.read_csv(ROOT / "data" / "smollm2_tokens.csv").assign(seed=0, step=0))
+
     def proven(*statements):
         return lambda: checks.proven(*statements, sizes=(2,))
 
@@ -142,6 +172,9 @@ def decide(claim):
         "entropy-bonus-random": lambda: checks.entropy_bonus(sizes, **small),
         "baseline-random": lambda: checks.baseline([10, 100, 300], **small),
         "baseline-real": band,
+        "batch-gain-enumerated": group_gain,
+        "batch-gain-tokens": gain_of_policy,
+        "batch-gain-real": gain_of_language_model,
         "corollary-3.4-exact": proven(symbolic.corollary_3_4),
         "corollary-3.5-exact": lambda: checks.sum_over_responses(sampling.enumerate_sequences(3, 4, seed=seed)),
         "corollary-3.5-random": batch_means,
@@ -155,6 +188,14 @@ def decide(claim):
         "exact-change": exact_change,
         "remainder-bound": bound,
         "trust-radius-real": radii,
+        "flow-two-arms": lambda: dynamics.two_arms(0.7),
+        "flow-groups": lambda: dynamics.groups(8),
+        "flow-natural": lambda: dynamics.natural(0.7),
+        "flow-adam": lambda: dynamics.adam(1e-3),
+        "flow-fixed-point": dynamics.fixed_point,
+        "flow-masks": lambda: dynamics.masks(0.7, 2.0),
+        "flow-many-arms": dynamics.many_arms,
+        "flow-equal-arms": dynamics.equal_arms,
     }[claim]()
 
 
@@ -169,7 +210,7 @@ def page():
 
 
 def theory_claims():
-    chosen = [c.id for c in CLAIMS.values() if c.notebook[:2] in ("01", "02", "03", "04")]
+    chosen = [c.id for c in CLAIMS.values() if c.notebook[:2] in ("01", "02", "03", "04", "05")]
     return [claim for claim in chosen if claim not in DECIDED_FROM_RECORDS]
 
 

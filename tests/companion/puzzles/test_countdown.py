@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from companion.language_models.gym import task_module
 from companion.puzzles import countdown, tasks
 from companion.puzzles.countdown import Problem
+from companion.puzzles.gym import task_module
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import torch
 from scipy.optimize import approx_fprime
 from scipy.special import log_softmax, softmax
 
-from companion.mathematics import flows
+from companion.dynamics import flows
 from companion.mathematics.batches import VARIANTS, gain
 from entropy_dynamics import clipping, theory
 from entropy_dynamics.token_statistics import TokenStatistics
@@ -72,6 +72,11 @@ def test_two_arm_entropy():
     expected = flows.entropy(np.stack([s, np.zeros(4)], -1))
     np.testing.assert_allclose(flows.two_arm_entropy(s), expected, rtol=1e-3, atol=1e-15)
     assert flows.two_arm_entropy(np.array([700.0])) == pytest.approx(701 * np.exp(-700.0))
+
+
+def test_entropy_along_a_flow():
+    expected = flows.two_arm_entropy(flows.two_arms(TIMES[1:]))
+    np.testing.assert_allclose(flows.entropy_along(flows.policy_gradient([1, 0]), TIMES[1:]), expected, atol=1e-8)
 
 
 def test_many_arms_against_the_integrator():

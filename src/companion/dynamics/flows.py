@@ -89,6 +89,11 @@ def entropy(logits: np.ndarray) -> np.ndarray:
     return -xlogy(p, p).sum(-1)
 
 
+def entropy_along(field: Field, times: Sequence[float]) -> np.ndarray:
+    """H (T,) of two arms that start from a tie at time 0, at `times` (ascending, above 0), integrated; nats."""
+    return entropy(integrate(field, [0, 0], np.append(0, times))[1:])
+
+
 def two_arm_entropy(s: np.ndarray) -> np.ndarray:
     """H of two arms whose logits differ by s >= 0, in nats: p_2 = 1 / (1 + e^s), and about (1 + s) e^{-s} late."""
     return np.log1p(np.exp(-s)) + s * np.exp(-s) / (1 + np.exp(-s))
