@@ -6,6 +6,7 @@ from matplotlib import pyplot as plt
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
+from matplotlib.ticker import LogLocator
 
 from companion.figures.style import (
     ACCENT,
@@ -171,6 +172,8 @@ def own_shares(tables: dict[str, pd.DataFrame]) -> Figure:
         sizes = sorted(table["size"].unique())
         panel.set(xscale="log", yscale="log", xlabel=f"{factor} (log)", ylabel="own share of a\nstate's change (log)")
         panel.set_xticks(sizes, [f"{x:g}" for x in sizes])
+        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        panel.yaxis.set_major_formatter("{x:g}")
         panel.minorticks_off()
     legend(figure)
     return figure
