@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from companion.notebooks import exercises
+from companion.checks import exercises
 
 NOTEBOOKS = Path(__file__).parents[3] / "notebooks"
 PUBLIC = {
