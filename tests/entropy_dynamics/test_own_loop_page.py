@@ -54,10 +54,9 @@ def _process(rank, folder):
     for block in blocks():
         exec(block.replace("mu=2.0", "mu=0.8"), names)  # so small a batch has no tokens two deviations below
     names["gradient"] = names["model"][1].weight.grad
-    found = {
-        name: value for name, value in names.items() if isinstance(value, (torch.Tensor, tuple, dict, list, float))
-    }
-    torch.save({k: x for k, x in found.items() if k != "__builtins__"}, f"{folder}/{rank}.pt")
+    kinds = (torch.Tensor, tuple, list, dict, float)
+    found = {name: x for name, x in names.items() if isinstance(x, kinds) and name != "__builtins__"}
+    torch.save(found, f"{folder}/{rank}.pt")
     distributed.destroy_process_group()
 
 
