@@ -1,4 +1,4 @@
-"""Processes that end with those that started them, and how much memory a tree of them takes."""
+"""Processes that end with those that started them, fresh ones to measure in, and the memory of a tree of them."""
 
 import contextlib
 import ctypes
@@ -7,6 +7,9 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
+from unittest import mock
 
 import psutil
 
@@ -87,3 +90,24 @@ def _living(pid: int) -> list[psutil.Process]:
                 if each.status() != psutil.STATUS_ZOMBIE:
                     living.append(each)
     return living
+
+
+def in_fresh_process(function: Callable[..., Any], *arguments: Any, threads: int) -> Any:
+    """What `function` gives in a new process whose torch computes with `threads` threads.
+
+    Nothing that ran before has warmed a cache or kept memory there.
+    """
+    context = multiprocessing.get_context("spawn")
+    settings = {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
+    with (
+        mock.patch.dict(os.environ, settings),
+        ProcessPoolExecutor(1, context, initializer=_begin, initargs=(threads,)) as pool,
+    ):
+        return pool.submit(function, *arguments).result()
+
+
+def _begin(threads: int) -> None:
+    import torch  # which most of those that use this module do without
+
+    end_with_parent()
+    torch.set_num_threads(threads)

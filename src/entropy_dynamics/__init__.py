@@ -1,3 +1,3 @@
 """Executable companion to "On the Entropy Dynamics in Reinforcement Fine-Tuning of Large Language Models"."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

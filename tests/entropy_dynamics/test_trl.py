@@ -13,6 +13,7 @@ import pytest
 import torch
 
 pytest.importorskip("trl")
+pytest.importorskip("companion", reason="the small policy and its task are in a checkout")
 
 import datasets
 from safetensors.torch import load_file, save_file

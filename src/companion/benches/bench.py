@@ -1,6 +1,7 @@
 """Measure time and memory of statistics, loss and training step, beside other ways of having them.
 
-Statistics and loss beside other ways, how cost grows, a training step beside TRL's, and where its time goes.
+Statistics and loss beside other ways, how cost grows, a training step beside TRL's, what clipping adds to TRL's, and
+where the laboratory's time goes.
 """
 
 import argparse
@@ -10,38 +11,44 @@ from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 
-from companion.benches import growth_bench, profile_bench, statistics_bench, step_bench
-from companion.benches.fresh import in_fresh_process
+from companion.benches import clipping_bench, growth_bench, profile_bench, statistics_bench, step_bench
 from companion.benches.peak_memory import require_linux
 from companion.benches.ways import Case
 from companion.files import write_atomically
+from companion.processes import in_fresh_process
 from companion.provenance import provenance
 from companion.runs.comparisons import start_run
 from companion.runs.records import load_or_run
 from companion.runs.store import Store
 
-PARTS = ("ways", "errors", "growth", "steps", "profile")
+PARTS = ("ways", "errors", "growth", "steps", "clipping", "profile")
 
 
 def report(document: dict) -> Iterator[tuple[str, str]]:
-    """Title and text of each part."""
-    cases = (list(rows) for _, rows in groupby(document["ways"], statistics_bench.case_of))
-    errors = "\n".join(
-        f"{what}: " + ", ".join(f"{name} {error:.1e}" for name, error in some.items())
-        for what, some in document["errors"].items()
-    )
-    texts = {
-        "ways": ("Statistics and loss beside other ways", "\n\n".join(map(statistics_bench.table, cases))),
-        "errors": ("Largest errors, with float64 as the reference", errors),
-        "growth": ("How cost grows", growth_bench.table(document["growth"])),
-        "steps": ("A training step beside TRL's", step_bench.table(document["steps"])),
-        "profile": ("Where the laboratory's time goes, one thread", profile_bench.table(document["profile"])),
+    """Title and text of each part that was measured."""
+    tables = {
+        "ways": ("Statistics and loss beside other ways", _ways),
+        "errors": ("Largest errors, with float64 as the reference", _errors),
+        "growth": ("How cost grows", growth_bench.table),
+        "steps": ("A training step beside TRL's", step_bench.table),
+        "clipping": ("What clipping adds to TRL's step", clipping_bench.table),
+        "profile": ("Where the laboratory's time goes, one thread", profile_bench.table),
     }
-    for part, (title, text) in texts.items():
+    for part in (part for part in PARTS if part in document):
+        title, table = tables[part]
         made = document["made_by"][part]
         origin = f"{made['machine']['cpu']}, torch {made['versions']['torch']}, float32"
         threads = "" if part in ("steps", "profile") else f", {document['threads']} threads"
-        yield title, f"{origin}{threads}, commit {made['commit'][:10]}\n\n{text}"
+        yield title, f"{origin}{threads}, commit {made['commit'][:10]}\n\n{table(document[part])}"
+
+
+def _ways(rows: list[dict]) -> str:
+    return "\n\n".join(statistics_bench.table(list(some)) for _, some in groupby(rows, statistics_bench.case_of))
+
+
+def _errors(found: dict[str, dict[str, float]]) -> str:
+    lines = {what: ", ".join(f"{name} {error:.1e}" for name, error in some.items()) for what, some in found.items()}
+    return "\n".join(f"{what}: {line}" for what, line in lines.items())
 
 
 def page(document: dict) -> str:
@@ -63,6 +70,8 @@ def measure(part: str, weights: dict, *, rounds: int, threads: int, steps: int) 
         return growth_bench.measure(rounds=rounds, threads=threads)
     if part == "steps":
         return step_bench.measure(weights, rounds=rounds, warm_up=5, steps=steps)
+    if part == "clipping":
+        return clipping_bench.measure(rounds=rounds, threads=threads)
     return in_fresh_process(profile_bench.measure, weights, threads=1)
 
 

@@ -12,11 +12,11 @@ from dataclasses import replace
 
 import torch
 
-from companion.benches.fresh import in_fresh_process
 from companion.benches.peak_memory import peak_memory
 from companion.benches.ways import WAYS, Case, call, inputs
 from companion.laboratory.experiment import Experiment, Trainer
 from companion.laboratory.policies import build_policy
+from companion.processes import in_fresh_process
 
 STATISTICS = Case("logits", 49_152, 2_048)  # all sizes are compiled, and larger than a cache
 LOSS = Case("loss", 49_152, 512, backward=True)

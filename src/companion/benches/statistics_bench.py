@@ -10,9 +10,9 @@ from dataclasses import asdict, fields
 
 import torch
 
-from companion.benches.fresh import in_fresh_process
 from companion.benches.peak_memory import peak_memory
 from companion.benches.ways import WAYS, Case, call, inputs, ways
+from companion.processes import in_fresh_process
 from entropy_dynamics import theory
 from entropy_dynamics.token_statistics import token_statistics
 

@@ -14,9 +14,9 @@ from itertools import pairwise
 
 import torch
 
-from companion.benches.fresh import in_fresh_process
 from companion.laboratory.experiment import Experiment, run
 from companion.laboratory.policies import character_tokenizer, load_policy
+from companion.processes import in_fresh_process
 from companion.puzzles import tasks
 
 CONFIG = Experiment(evaluation_samples=1)

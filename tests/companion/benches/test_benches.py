@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from companion.benches import bench, growth_bench, profile_bench, statistics_bench, step_bench
-from companion.benches.fresh import in_fresh_process
+from companion.benches import bench, clipping_bench, growth_bench, profile_bench, statistics_bench, step_bench
 from companion.benches.peak_memory import peak_memory
 from companion.benches.statistics_bench import CASES
 from companion.benches.ways import WAYS, Case, call, inputs, ways
 from companion.laboratory.policies import build_policy
+from companion.processes import in_fresh_process
 from companion.provenance import ROOT
 
 DATA = ROOT / "data" / "bench.json"
@@ -113,6 +113,62 @@ def test_parts_of_a_profile_are_shares_of_its_time():
     assert min(operations.values()) > 0
 
 
+TINY = clipping_bench.Sizes(responses=4, tokens=5, vocabulary=80, width=16, layers=1)
+OF_TRL = pytest.mark.filterwarnings(
+    "ignore:.*torch.distributed.*:UserWarning",
+    "ignore:.*gradient_checkpointing.*:FutureWarning",  # its own use of transformers
+)
+
+
+@OF_TRL
+@pytest.mark.parametrize(("updates", "scored"), [(1, 0), (2, 1)])
+def test_trl_scores_what_it_sampled_where_the_case_says_so(tmp_path, updates, scored):
+    """And clipping adds one pass more, whether or not."""
+    for side, passes in {"TRL": 0, "Clip_V": 1}.items():
+        trainer = clipping_bench.build(side, updates, TINY, str(tmp_path))
+        calls = clipping_bench.watch(trainer, "_get_per_token_logps_and_entropies", clipping_bench.seconds)
+        trainer.train()
+        assert len(calls) == scored + passes + updates  # one for each loss
+
+
+@OF_TRL
+def test_what_is_added_is_a_part_of_the_step_of_either_method():
+    found = clipping_bench.times(2, TINY, 2)
+    assert {side: [*parts] for side, parts in found.items()} == {
+        "TRL": ["step"],
+        "Clip_B": ["step", "added"],
+        "Clip_V": ["step", "added"],
+    }
+    for parts in found.values():
+        assert all(len(values) == 2 for values in parts.values())
+        assert all(0 < part < step for part, step in zip(parts.get("added", []), parts["step"]))
+    wide = clipping_bench.Sizes(responses=4, tokens=64, vocabulary=8_192, width=16, layers=1)
+    peak = clipping_bench.peaks("Clip_B", 1, wide)
+    logits = 4 * wide.responses * wide.tokens * wide.vocabulary
+    assert peak["added"] < logits < 2 * peak["step"]
+
+
+def test_what_clipping_adds_is_compared_with_the_step_of_the_same_turn(monkeypatch):
+    spent = {
+        "TRL": {"step": [1.0, 2.0, 4.0]},
+        "Clip_B": {"step": [1.5, 2.5, 6.0], "added": [0.5, 0.5, 2.0]},
+    }
+    answers = {clipping_bench.times: spent, clipping_bench.peaks: {"step": 3_000_000, "added": 1_000_000}}
+    monkeypatch.setattr(clipping_bench, "in_fresh_process", lambda function, *_, **__: answers[function])
+    rows = clipping_bench.measure(rounds=3, threads=1, sizes=TINY)
+    assert [(row["updates"], row["side"], row["part"]) for row in rows[:3]] == [
+        (1, "TRL", "step"),
+        (1, "Clip_B", "step"),
+        (1, "Clip_B", "added"),
+    ]
+    assert rows[3]["updates"] == 2 and len(rows) == 6
+    lines = clipping_bench.table(rows).splitlines()
+    assert lines[0].startswith("1 update a batch; TRL scores no old") and "4 responses x 5 tokens" in lines[0]
+    assert lines[3].split() == ["step,", "Clip_B", "2500.0", "1.50", "(1.25,", "1.50)", "3.0"]
+    assert lines[4].split() == ["of", "it", "what", "is", "added", "500.0", "0.50", "(0.25,", "0.50)", "1.0"]
+    assert lines[6].startswith("2 updates a batch; TRL scores old")
+
+
 def fail_at(value):
     raise ValueError(f"no {value}")
 
@@ -159,7 +215,7 @@ def test_a_part_is_measured_alone_and_the_others_stay(tmp_path, monkeypatch, cap
         "growth",
         "made_by",
     }
-    assert {part for part in bench.PARTS if after["made_by"][part] != before["made_by"][part]} == {"growth"}
+    assert {part for part, made in after["made_by"].items() if made != before["made_by"][part]} == {"growth"}
     assert "How cost grows" in capsys.readouterr().out
 
 
@@ -176,7 +232,8 @@ def test_the_committed_results_are_those_of_the_cases(committed):
         (*place, size) for place, (sizes, _) in growth_bench.AXES.items() for size in sizes
     ]
     assert [row["threads"] for row in committed["steps"]] == [1, 2] and len(committed["profile"]) == 5
-    assert set(committed["made_by"]) == set(bench.PARTS)
+    assert set(committed["made_by"]) == {part for part in bench.PARTS if part in committed}
+    assert set(bench.PARTS) - set(committed) <= {"clipping"}
     assert not any(made["uncommitted_changes"] for made in committed["made_by"].values())
     assert committed["threads"] == 2 and committed["rounds"] >= 5
 
@@ -184,3 +241,11 @@ def test_the_committed_results_are_those_of_the_cases(committed):
 def test_nothing_grows_much_faster_than_its_size(committed):
     for place, (of_time, of_memory) in growth_bench.slopes(committed["growth"]).items():
         assert of_time < 1.15 and of_memory < 1.15, (place, of_time, of_memory)
+
+
+def test_the_committed_costs_of_clipping_are_those_of_the_cases(committed):
+    if "clipping" not in committed:
+        pytest.skip("not measured yet: python -m companion.benches.bench --only clipping")
+    places = [(row["updates"], row["side"], row["part"]) for row in committed["clipping"]]
+    parts = {side: ("step",) if side == "TRL" else ("step", "added") for side in clipping_bench.SIDES}
+    assert places == [(n, side, part) for n in clipping_bench.CASES for side, some in parts.items() for part in some]
