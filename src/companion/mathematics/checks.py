@@ -416,8 +416,8 @@ def remainder_bound(adversaries: pd.DataFrame, *, states: int, seed: int) -> Dec
         for digits in (5, 100)
     }
     tight = (
-        min(reached[name] for name in ("F <= 1/4", "tau <= 1 / (6 sqrt 3)")),
-        reached["tau log(F / tau) <= 1 / (4 e)"],
+        min(reached[name] for name in ("mean f <= 1/4", "tau <= 1 / (6 sqrt 3)")),
+        reached["tau log(mean f / tau) <= 1 / (4 e)"],
     )
     return (
         bool(gap < 1e-12 and tight[0] > 0.999 and tight[1] > 0.85 and share.max() <= 1 and 0.98 < sharpest[100] <= 1),
@@ -446,7 +446,7 @@ def proof_cases(size: int, *, states: int, seed: int) -> list[tuple[Tensor, Tens
 def _sum_of_the_proof(logits: Tensor, direction: Tensor) -> float:
     steps = remainder.steps_of_the_proof(logits, direction)
     spread, contrast, mixing = (
-        steps[name][1].max().item() for name in ("F <= 1/4", "tau <= 1 / (6 sqrt 3)", "tau log(F / tau) <= 1 / (4 e)")
+        steps[name][1].max().item() for name in ("mean f <= 1/4", "tau <= 1 / (6 sqrt 3)", "tau log(mean f / tau) <= 1 / (4 e)")
     )
     return spread + mixing + contrast * math.log(logits.shape[-1] - 1)
 
