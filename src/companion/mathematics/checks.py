@@ -12,6 +12,7 @@ import torch
 from sympy import Expr
 from torch import Tensor
 
+from companion.mathematics import batches as group_batches
 from companion.mathematics import landscapes, remainder, sampling, symbolic, verification
 from companion.mathematics.verification import log_log_slope, random_policies
 from entropy_dynamics import theory
@@ -264,6 +265,44 @@ def baseline_of_states(
     )
 
 
+def group_gains(sizes: Sequence[int], *, states: int, seed: int) -> Decision:
+    """E[A T] is the gain times Cov(R, T), and E[T] what filtering leaves, in sums over all V^G groups of one token."""
+    rewards = torch.tensor([1, 0, 0, 1, 0], dtype=torch.float64)
+    worst, twins = 0.0, []
+    for z in random_policies(states, len(rewards), seed=seed)[0]:
+        rate = torch.linalg.vecdot(z.softmax(-1), rewards).item()
+        for variant in group_batches.VARIANTS.values():
+            for size in sizes:
+                exact = group_batches.enumerated(variant, z, rewards, size)
+                law = group_batches.gain(variant, rate, size) * exact["covariance"]
+                bias = group_batches.filtered_mean(rate, size) * exact["covariance"] * variant.filtered
+                worst = max(worst, abs(exact["mean_ad"] - law), abs(exact["mean_d"] - bias))
+                twins.append(abs(exact["mean_ad"] - law * size / (size - 1)) / abs(law))
+    return (
+        worst < 1e-12 and min(twins) > 0.1,
+        f"sums over all V^G groups (V = {len(rewards)}, G = {', '.join(map(str, sizes))}) and the gain differ by less "
+        f"than 1e-12 in all {len(group_batches.VARIANTS)} variants; without the factor 1 - 1/G they differ by "
+        f"{min(twins):.0%} or more",
+    )
+
+
+def gains_of_tokens(responses: pd.DataFrame, cut: pd.DataFrame) -> Decision:
+    """Recorded batches have the mean of A T of their groups' gain, and all smaller groups that of theirs.
+
+    Args:
+        responses: as from `batches.response_table`; cut: as from `batches.subgroup_table`, with groups of 8 uncut.
+    """
+    recorded = (responses.advantage * responses.total).groupby([responses.seed, responses.step]).mean()
+    whole = cut[(cut.variant == "standardised") & (cut["size"] == 8)].set_index(["seed", "step"]).formula
+    gap = (cut.measured - cut.formula).abs().max()
+    off, population = (recorded / whole - 1).abs().max(), (recorded / whole / np.sqrt(8 / 7) - 1).abs().min()
+    return (
+        bool(gap < 1e-12 and off < 1e-3 < 0.05 < population and (whole > 0.01).all()),
+        f"recorded mean of A T of {len(whole)} batches within {off:.1e} of the formula's (population deviation: "
+        f"{population:.0%} off); all subgroups of {', '.join(map(str, sorted(set(cut['size']))))} to 1e-12",
+    )
+
+
 def sum_over_responses(sequences: pd.DataFrame) -> Decision:
     """The sum of D over enumerated responses has expectation zero, and is not itself small."""
     total = (sequences.probability * sequences.centred).sum()
@@ -274,18 +313,22 @@ def sum_over_responses(sequences: pd.DataFrame) -> Decision:
     )
 
 
-def length_bias(bias: pd.DataFrame) -> Decision:
-    """The token mean of D has a bias that falls as 1 / n, the mean per response one that stays.
+def length_bias(bias: pd.DataFrame, sequences: pd.DataFrame) -> Decision:
+    """The token mean of D has a bias that tends to -Cov(T, L) / (n E[L]^2), the mean per response one that stays.
 
     Args:
         bias: responses (doubling), tokens and sequences, the exact expectations of the two means.
+        sequences: as from `sampling.enumerate_sequences`; T is the sum of D over a response, L its length.
     """
     slope = log_log_slope(bias.responses[-4:], bias.tokens[-4:].abs())
     stays = bias.sequences.abs().min() > 0.9 * abs(bias.tokens.iloc[0]) > 1e-4
+    mean_length = (sequences.probability * sequences.length).sum()
+    limit = -(sequences.probability * sequences.length * sequences.centred).sum() / mean_length**2
+    ratio = bias.responses.iloc[-1] * bias.tokens.iloc[-1] / limit
     return (
-        bool(abs(slope + 1) < 0.05 and stays),
+        bool(abs(slope + 1) < 0.05 and stays and abs(ratio - 1) < 0.01),
         f"bias of the mean per response {bias.sequences.iloc[-1]:.5f} nats at every batch size; of the token mean, "
-        f"slope {slope:.2f}",
+        f"slope {slope:.2f}, and {ratio:.3f} of -Cov(T, L) / (n E[L]^2) with {bias.responses.iloc[-1]} responses",
     )
 
 
@@ -446,7 +489,8 @@ def proof_cases(size: int, *, states: int, seed: int) -> list[tuple[Tensor, Tens
 def _sum_of_the_proof(logits: Tensor, direction: Tensor) -> float:
     steps = remainder.steps_of_the_proof(logits, direction)
     spread, contrast, mixing = (
-        steps[name][1].max().item() for name in ("mean f <= 1/4", "tau <= 1 / (6 sqrt 3)", "tau log(mean f / tau) <= 1 / (4 e)")
+        steps[name][1].max().item()
+        for name in ("mean f <= 1/4", "tau <= 1 / (6 sqrt 3)", "tau log(mean f / tau) <= 1 / (4 e)")
     )
     return spread + mixing + contrast * math.log(logits.shape[-1] - 1)
 
