@@ -35,7 +35,7 @@ def findings(table: pd.DataFrame) -> Figure:
         panel.set_title(question, fontsize=10, loc="left", fontweight="bold")
         panel.grid(axis="y", visible=False)
         panel.tick_params(axis="y", labelsize=9)
-    panels[-1].set(xlim=(0, 1.1), xticks=np.linspace(0, 1, 5))
+    panels[-1].set(xlim=(0, 1.13), xticks=np.linspace(0, 1, 5))
     panels[-1].xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     return figure
 

@@ -25,11 +25,11 @@ DECIDED_FROM_RECORDS = {  # of training or of single steps: about a network, not
 HEAD = """# Wrong formulas that the checks must notice
 
 A check is worth something only if it fails when the formula is wrong. Each row below puts one wrong sign, term or
-constant into the code behind a claim of notebooks 01 to 04, and decides the claim again by the check that its notebook
-uses (`companion.mathematics.checks`). "yes": the claim then fails, as it should. "**no**": it still holds; the reason is
-given, and the sentence of the claim says no more than its check can tell. To save time, vocabularies are smaller than
-in the notebooks, and random policies stand in for the language model. Claims that are decided from records of training
-are not here: they are about a network, not about a formula.
+constant into the code behind a claim of notebooks 01 to 04, and decides the claim again by the check that its
+notebook uses (`companion.mathematics.checks`). "yes": the claim then fails, as it should. "**no**": it still holds;
+the reason is given, and the sentence of the claim says no more than its check can tell. To save time, vocabularies are
+smaller than in the notebooks, and random policies stand in for the language model. Claims that are decided from records
+of training are not here: they are about a network, not about a formula.
 
 Of {total} wrong formulas {caught} are caught. A test tries them all again and keeps this page equal to its list,
 `tests/companion/mathematics/mutants.csv`.
