@@ -6,7 +6,7 @@ from matplotlib import pyplot as plt
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import LogLocator
+from matplotlib.ticker import LogLocator, PercentFormatter
 
 from companion.figures.style import (
     ACCENT,
@@ -21,6 +21,33 @@ from companion.figures.style import (
     legend,
 )
 from companion.reports.anatomy_tables import KINDS, PARTS
+
+
+def findings(table: pd.DataFrame) -> Figure:
+    """Bars of `share` (0 to 1), one panel a question, one bar an answer.
+
+    Args:
+        table: question, answer, share; bars of one question stand in the order of the rows.
+    """
+    questions = list(dict.fromkeys(table.question))
+    counts = [int((table.question == question).sum()) for question in questions]
+    figure, panels = plt.subplots(
+        len(questions),
+        1,
+        figsize=(WIDTH, 0.5 + 0.29 * (len(table) + len(questions))),
+        sharex=True,
+        height_ratios=counts,
+    )
+    for panel, question, colour in zip(panels, questions, (POSITIVE, NEGATIVE, ACCENT)):
+        answers = table[table.question == question]
+        bars = panel.barh(answers.answer, answers.share, color=colour, height=0.62)
+        panel.bar_label(bars, [f"{share:.1%}" for share in answers.share], padding=4)
+        panel.invert_yaxis()
+        panel.set_title(question, loc="left", fontweight="bold")
+        panel.grid(axis="y", visible=False)
+    panels[-1].set(xlim=(0, 1.13), xticks=np.linspace(0, 1, 5))
+    panels[-1].xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    return figure
 
 
 def remainder_bounds(table: pd.DataFrame) -> Figure:
@@ -132,7 +159,7 @@ def kernel(pairs: pd.DataFrame, parts: pd.DataFrame) -> Figure:
     order = list(dict.fromkeys(pairs.s))
     grid = pairs.pivot(index="s", columns="t", values="coupling").loc[order, order]
     image = above.imshow(grid, vmin=0, vmax=1, cmap=ORDERED, origin="upper")
-    figure.colorbar(image, ax=above, label=r"$\|K(s,t)\|\,/\,\sqrt{\|K(s,s)\|\,\|K(t,t)\|}$", shrink=0.9)
+    figure.colorbar(image, ax=above, label="coupling of two states", shrink=0.9)
     responses = [name.rsplit("/", 1)[0] for name in order]
     edges = [i - 0.5 for i in range(1, len(order)) if responses[i] != responses[i - 1]]
     for edge in edges:

@@ -275,18 +275,22 @@ def sum_over_responses(sequences: pd.DataFrame) -> Decision:
     )
 
 
-def length_bias(bias: pd.DataFrame) -> Decision:
-    """The token mean of D has a bias that falls as 1 / n, the mean per response one that stays.
+def length_bias(bias: pd.DataFrame, sequences: pd.DataFrame) -> Decision:
+    """The token mean of D has a bias that tends to -Cov(T, L) / (n E[L]^2), the mean per response one that stays.
 
     Args:
         bias: responses (doubling), tokens and sequences, the exact expectations of the two means.
+        sequences: as from `sampling.enumerate_sequences`; T is the sum of D over a response, L its length.
     """
     slope = log_log_slope(bias.responses[-4:], bias.tokens[-4:].abs())
     stays = bias.sequences.abs().min() > 0.9 * abs(bias.tokens.iloc[0]) > 1e-4
+    mean_length = (sequences.probability * sequences.length).sum()
+    limit = -(sequences.probability * sequences.length * sequences.centred).sum() / mean_length**2
+    ratio = bias.responses.iloc[-1] * bias.tokens.iloc[-1] / limit
     return (
-        bool(abs(slope + 1) < 0.05 and stays),
+        bool(abs(slope + 1) < 0.05 and stays and abs(ratio - 1) < 0.01),
         f"bias of the mean per response {bias.sequences.iloc[-1]:.5f} nats at every batch size; of the token mean, "
-        f"slope {slope:.2f}",
+        f"slope {slope:.2f}, and {ratio:.3f} of -Cov(T, L) / (n E[L]^2) with {bias.responses.iloc[-1]} responses",
     )
 
 
@@ -417,8 +421,8 @@ def remainder_bound(adversaries: pd.DataFrame, *, states: int, seed: int) -> Dec
         for digits in (5, 100)
     }
     tight = (
-        min(reached[name] for name in ("F <= 1/4", "tau <= 1 / (6 sqrt 3)")),
-        reached["tau log(F / tau) <= 1 / (4 e)"],
+        min(reached[name] for name in ("mean f <= 1/4", "tau <= 1 / (6 sqrt 3)")),
+        reached["tau log(mean f / tau) <= 1 / (4 e)"],
     )
     return (
         bool(gap < 1e-12 and tight[0] > 0.999 and tight[1] > 0.85 and share.max() <= 1 and 0.98 < sharpest[100] <= 1),
@@ -447,7 +451,8 @@ def proof_cases(size: int, *, states: int, seed: int) -> list[tuple[Tensor, Tens
 def _sum_of_the_proof(logits: Tensor, direction: Tensor) -> float:
     steps = remainder.steps_of_the_proof(logits, direction)
     spread, contrast, mixing = (
-        steps[name][1].max().item() for name in ("F <= 1/4", "tau <= 1 / (6 sqrt 3)", "tau log(F / tau) <= 1 / (4 e)")
+        steps[name][1].max().item()
+        for name in ("mean f <= 1/4", "tau <= 1 / (6 sqrt 3)", "tau log(mean f / tau) <= 1 / (4 e)")
     )
     return spread + mixing + contrast * math.log(logits.shape[-1] - 1)
 

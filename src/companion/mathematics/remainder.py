@@ -56,7 +56,7 @@ def span(logits: Tensor, delta: Tensor) -> Tensor:
 
 
 def remainder_bound(alpha: float | Tensor, vocabulary: int, *, span: float | Tensor = 2.0) -> float | Tensor:
-    """(alpha span)^2 [1/8 + 1/(8 e) + log(V - 1) / (12 sqrt 3)] = (alpha span)^2 [0.171 + 0.0481 log(V - 1)], in nats.
+    """(alpha span)^2 [1/8 + 1/(8 e) + log(V - 1) / (12 sqrt 3)] = (alpha span)^2 [0.1710 + 0.0481 log(V - 1)], in nats.
 
     |R| of a step alpha v never exceeds it, whatever the policy over `vocabulary` tokens and whatever the size and sign
     of alpha, where `span` is (at least) the largest minus the smallest entry of v among the tokens with mass. For a
@@ -77,10 +77,10 @@ def steps_of_the_proof(logits: Tensor, direction: Tensor) -> dict[str, tuple[Ten
     """Each inequality of the proof, name -> (smaller side, larger side), shape (...) each, at q = softmax(logits).
 
     The names are those of notebook 04, in units of the squared span: x is `direction` scaled to [0, 1], f its squared
-    deviation from the mean under q, with the mean F; tau is half the mean of |f - F|; U and W are the tokens with f
-    above and below F, E_U and E_W means over them with weights q |f - F|; and C = E[(log q + H) f], so that the second
-    derivative of H is -F - C. The bound is half the sum of the larger sides of F, of tau times log(V - 1), and of
-    tau log(F / tau).
+    deviation from the mean under q; tau is half the mean of |f - mean f|; hi and lo are the tokens with f above and
+    below its mean, E_hi and E_lo means over them with weights q |f - mean f|. The second derivative of H is
+    -mean f - Cov(log q, f). The bound is half the sum of the larger sides of mean f, of tau times log(V - 1), and of
+    tau log(mean f / tau).
 
     Args:
         logits, direction: (..., V); the span of `direction` must not be zero, masked tokens are left out.
@@ -94,16 +94,17 @@ def steps_of_the_proof(logits: Tensor, direction: Tensor) -> dict[str, tuple[Ten
     mean = torch.linalg.vecdot(q, f)
     apart = q * (f - mean.unsqueeze(-1))
     tau = 0.5 * apart.abs().sum(-1)
-    on_u, on_w = (torch.linalg.vecdot(weight, log_q) for weight in (apart.clamp(min=0), (-apart).clamp(min=0)))
-    c = torch.linalg.vecdot(q * (log_q + theory.entropy(logits).unsqueeze(-1)), f)
+    on_hi, on_lo = (torch.linalg.vecdot(weight, log_q) for weight in (apart.clamp(min=0), (-apart).clamp(min=0)))
+    covariance = torch.linalg.vecdot(q * (log_q + theory.entropy(logits).unsqueeze(-1)), f)
     some = tau.clamp(min=1e-300)  # where tau is zero, so is every term with a logarithm of it
+    gap = (covariance - (on_hi - on_lo)).abs()
     return {
-        "F <= 1/4": (mean, torch.full_like(mean, SPREAD)),
+        "mean f <= 1/4": (mean, torch.full_like(mean, SPREAD)),
         "tau <= 1 / (6 sqrt 3)": (tau, torch.full_like(tau, CONTRAST)),
-        "|C - tau (E_U log q - E_W log q)| <= 0": ((c - (on_u - on_w)).abs(), torch.zeros_like(c)),
-        "-tau E_W log q <= tau (log(V - 1) + log(F / tau))": (-on_w, tau * (size + (mean / some).log())),
-        "-tau E_U log q <= tau (log(V - 1) + log(1 / tau))": (-on_u, tau * (size - some.log())),
-        "tau log(F / tau) <= 1 / (4 e)": (tau * (mean / some).log(), torch.full_like(tau, MIXING)),
+        "|Cov(log q, f) - tau (E_hi log q - E_lo log q)| <= 0": (gap, torch.zeros_like(gap)),
+        "-tau E_lo log q <= tau (log(V - 1) + log(mean f / tau))": (-on_lo, tau * (size + (mean / some).log())),
+        "-tau E_hi log q <= tau (log(V - 1) + log(1 / tau))": (-on_hi, tau * (size - some.log())),
+        "tau log(mean f / tau) <= 1 / (4 e)": (tau * (mean / some).log(), torch.full_like(tau, MIXING)),
         "tau log(1 / tau) <= 1/4 + 1 / (4 e)": (-tau * some.log(), torch.full_like(tau, SPREAD + MIXING)),
     }
 

@@ -49,6 +49,31 @@ def levels(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
+def levels_by(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """`levels` of every group of `table`: one row a group, columns (explained, signs or slope; level)."""
+    groups = {key: levels(group) for key, group in table.groupby(list(by), sort=False)}
+    return pd.concat(groups, names=list(by)).unstack(sort=False)
+
+
+def effective_steps(states: pd.DataFrame) -> pd.DataFrame:
+    """How far updated states were moved along e_k - p, beside how far the sign of -alpha D reaches; one row a trial.
+
+    Args:
+        states: trial, alpha, radius.
+
+    Returns:
+        step and step_90, the median and the 90th percentile of |alpha|; radius, the median trust radius; beyond, the
+        share of states with |alpha| above their radius.
+    """
+
+    def of_trial(table: pd.DataFrame) -> pd.Series:
+        size = table.alpha.abs()
+        row = {"step": size.median(), "step_90": size.quantile(0.9), "radius": table.radius.median()}
+        return pd.Series(row | {"beyond": (size > table.radius).mean()})
+
+    return pd.DataFrame({trial: of_trial(table) for trial, table in states.groupby("trial", sort=False)}).T
+
+
 def along_the_token(states: pd.DataFrame) -> pd.DataFrame:
     """How much of the steps of updated states lies along e_k - p, and what that part says of entropy; one row a trial.
 

@@ -25,11 +25,15 @@ DECIDED_FROM_RECORDS = {  # of training or of single steps: about a network, not
 }
 HEAD = """# Wrong formulas that the checks must notice
 
-Each row changes one sign, term or constant of the code behind a claim of notebooks 01 to 05 and decides the claim
-again by its own check (`companion.mathematics.checks`, `companion.dynamics.checks`), on smaller vocabularies than in
-the notebook and, for the claims about a language model's states, on random policies in their place. A mutant that
-survives is named with the reason: there the claim says less, too. Claims that are decided from records of training are
-not in the table. A test keeps this page equal to what `tests/companion/mathematics/test_mutants.py` finds.
+A check is worth something only if it fails when the formula is wrong. Each row below puts one wrong sign, term or
+constant into the code behind a claim of notebooks 01 to 05, and decides the claim again by the check that its
+notebook uses (`companion.mathematics.checks`, `companion.dynamics.checks`). "yes": the claim then fails, as it should.
+"**no**": it still holds; the reason is given, and the sentence of the claim says no more than its check can tell. To
+save time, vocabularies are smaller than in the notebooks, and random policies stand in for the states of the language
+model. Claims that are decided from records of training are not here: they are about a network, not about a formula.
+
+Of {total} wrong formulas {caught} are caught. A test tries them all again and keeps this page equal to its list,
+`tests/companion/mathematics/mutants.csv`.
 """
 
 
@@ -115,7 +119,12 @@ def decide(claim):
             of: [sampling.expected_batch_mean(sequences, int(n), of=of) for n in responses]
             for of in ("tokens", "sequences")
         }
-        return checks.length_bias(pd.DataFrame({"responses": responses} | means))
+        return checks.length_bias(pd.DataFrame({"responses": responses} | means), sequences)
+
+    def gains_of_tokens():
+        tokens = pd.read_csv(ROOT / "data" / "lens_tokens.csv")
+        responses = batches.response_table(tokens[tokens["update"] == 0])
+        return checks.gains_of_tokens(responses, batches.subgroup_table(responses, [2, 8]))
 
     def samplers():
         z, k = sampled(states=200)
@@ -206,7 +215,8 @@ def page():
         outcome = f"**no**: {mutant['survives']}" if mutant["survives"] else "yes"
         cells = (mutant["claim"], mutant["what"], outcome)
         lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
-    return HEAD + "\n" + "\n".join(lines) + "\n"
+    head = HEAD.format(total=len(MUTANTS), caught=sum(not mutant["survives"] for mutant in MUTANTS))
+    return head + "\n" + "\n".join(lines) + "\n"
 
 
 def theory_claims():

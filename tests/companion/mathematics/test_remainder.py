@@ -83,9 +83,9 @@ def test_the_steps_of_the_proof_leave_masked_tokens_out():
 def test_the_second_derivative_is_what_the_proof_says():
     (logits, direction), *_ = proof_cases(7, states=20, seed=2)
     steps = steps_of_the_proof(logits, direction)
-    f, c = steps["F <= 1/4"][0], _covariance(logits, direction)
+    mean, covariance = steps["mean f <= 1/4"][0], _covariance(logits, direction)
     second = 2 * theory.second_order_change(logits, direction)
-    torch.testing.assert_close(-(span(logits, direction) ** 2) * (f + c), second)
+    torch.testing.assert_close(-(span(logits, direction) ** 2) * (mean + covariance), second)
 
 
 def _covariance(logits, direction):

@@ -37,6 +37,17 @@ def test_the_theorem_is_not_judged_where_it_says_nothing():
     assert "Theorem 3.3, one factor" not in anatomy_tables.levels(table).index
 
 
+def test_levels_of_groups_stand_in_rows_in_their_order():
+    table = pd.DataFrame(
+        {"kind": ["b", "b", "a"], "theorem": [1.0, 1.0, 0.0], "first": [1.0, -1.0, 2.0], "second": 0.0, "measured": 1.0}
+    )
+    levels = anatomy_tables.levels_by(table, ["kind"])
+    assert list(levels.index) == ["b", "a"]
+    assert levels.signs["first order"].tolist() == [0.5, 1.0]
+    assert levels.explained["first order"].tolist() == [-1.0, 0.0]
+    assert levels.signs["Theorem 3.3, one factor"].isna().tolist() == [False, True]
+
+
 def test_every_kind_of_states_is_held_against_the_sum_over_the_updated_ones():
     batches = pd.DataFrame(
         {
@@ -50,6 +61,13 @@ def test_every_kind_of_states_is_held_against_the_sum_over_the_updated_ones():
     )
     joined = anatomy_tables.against_the_batch(batches)
     assert joined.theorem.tolist() == [0.3, 0.3, -0.4, -0.4] and joined.measured.tolist() == [1, 2, 3, 4]
+
+
+def test_effective_steps_by_hand():
+    states = pd.DataFrame({"trial": ["a", "a", "a", "b"], "alpha": [0.5, -2.0, 1.0, 3.0], "radius": [1, 1, 4, 2.0]})
+    table = anatomy_tables.effective_steps(states)
+    assert table.loc["a"].tolist() == pytest.approx([1.0, 1.8, 1.0, 1 / 3])
+    assert table.loc["b"].tolist() == pytest.approx([3.0, 3.0, 2.0, 1.0])
 
 
 def test_what_lies_along_the_token_by_hand():
