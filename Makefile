@@ -48,9 +48,9 @@ replay: .venv/ready  ## short runs of every kind, late ones of every rule, made 
 
 # Pages say which pictures are kept, and have numbers out of the notebooks that are run then.
 notebooks: .venv/ready tables  ## refresh the committed outputs, pictures and generated pages -> notebooks, README.md, docs
-	$(BIN)/python -m companion.notebooks.readme
+	$(BIN)/python -m companion.pages.readme
 	$(BIN)/python -m companion.runner.reproduce --refresh
-	$(BIN)/python -m companion.notebooks.readme
+	$(BIN)/python -m companion.pages.readme
 
 tables: .venv/ready  ## the tidy tables of the committed records -> data/evaluations.csv, data/series.csv.gz
 	$(BIN)/python -m companion.reports.release --tables

@@ -40,4 +40,4 @@ def test_a_command_explains_itself(monkeypatch, name):
 
 
 def test_there_are_commands():
-    assert {"companion.runner.reproduce", "companion.runner.claim", "companion.notebooks.readme"} <= set(COMMANDS)
+    assert {"companion.runner.reproduce", "companion.runner.claim", "companion.pages.readme"} <= set(COMMANDS)

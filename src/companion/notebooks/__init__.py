@@ -1,3 +1,3 @@
-"""What every notebook imports: checked parameters, verdicts on claims, figures on disk; and the README's generated
-parts. Uses all rooms before it.
+"""What every notebook imports: checked parameters, verdicts on claims, figures on disk, tables with what their columns
+mean. Uses all rooms before it.
 """

@@ -79,7 +79,7 @@ def posed():
     for path in sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb")):
         cells = nbformat.read(path, 4).cells
         for cell, after in itertools.pairwise(cells):
-            if name := re.search(r"exercises\.check\(exercises\.(\w+)", cell.source):
+            if name := re.search(r"exercises\.check\(\s*exercises\.(\w+)", cell.source):
                 solution = re.match(
                     r"<details><summary>Solution</summary>\n\n```python\n(.*?)\n```", after.source, re.S
                 )

@@ -3,8 +3,8 @@
 import nbformat
 import pytest
 
-from companion.notebooks import contents, findings, house, readme, rules
 from companion.notebooks.claims import VERDICT_MIME, claims_page
+from companion.pages import contents, findings, house, readme, rules
 from companion.provenance import ROOT
 from entropy_dynamics.methods import RULES
 

@@ -10,8 +10,8 @@ import nbformat
 from companion.benches import bench
 from companion.comparison import page
 from companion.files import write_atomically
-from companion.notebooks import contents, findings, house, rules
 from companion.notebooks.claims import claims_page
+from companion.pages import contents, findings, house, rules
 from companion.runs.store import StoreError
 
 OPEN = "*Open: the records that this is made of are not there yet.*"
@@ -82,7 +82,7 @@ def renewed(path: Path, parts: Mapping[str, Callable[[], str]]) -> str:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m companion.notebooks.readme", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m companion.pages.readme", description=__doc__)
     parser.parse_args()
     for name, parts in generated(Path()).items():
         text = renewed(Path(name), parts)
