@@ -7,6 +7,10 @@ where the method adds something to the objective. All maximise the mean over res
 
 whose coefficients are constants: a token that PPO's clip would leave without a gradient simply has weight 0. "As
 reported" marks formulas known from papers' texts, "as in its code" those read in the authors' source.
+
+The docstring of a rule has its source in the first parentheses, and two fields, of which docs/rules.md is made:
+"Coefficients" of a response token, w of r A, b of log p and h of H, those that are left out being 0; and "Constants",
+whose the default values are. K is 0 where `is_clipped`, else 1; c is `covariance`.
 """
 
 from collections.abc import Callable
@@ -77,6 +81,9 @@ def grpo(
 
     Clip-higher (DAPO, arXiv 2503.14476) is clip_high = 0.28; arXiv 2509.26114 studies both bounds. The dual clip (arXiv
     1912.09729) also drops tokens with A < 0 and r > dual_clip: 3 by default in verl and Trinity, 10 in DAPO's scripts.
+
+    Coefficients: w = K, 0 where A < 0 and r > dual_clip if that is given.
+    Constants: 0.2 on both sides is the usual choice.
     """
     kept = batch.mask & ~is_clipped(batch.ratio, batch.advantages, clip_low=clip_low, clip_high=clip_high)
     return kept if dual_clip is None else kept & ~((batch.advantages < 0) & (batch.ratio > dual_clip))
@@ -88,7 +95,11 @@ def is_clipped(ratio: Tensor, advantages: Tensor, *, clip_low: float = 0.2, clip
 
 
 def on_policy(batch: TokenBatch, generator: torch.Generator) -> Tensor:
-    """Strictly on-policy GRPO: one update per batch of rollouts, none once the policy has moved away from it."""
+    """Strictly on-policy GRPO (ours): one update per batch of rollouts, none once the policy has moved away from it.
+
+    Coefficients: w = 1 before the first update on a batch, then 0.
+    Constants: none.
+    """
     return batch.mask & (batch.update == 0)
 
 
@@ -99,7 +110,11 @@ def clip_b(
     mu: float,
     reading: Literal["released", "two-sided"] = "released",
 ) -> Tensor:
-    """Clip_B on top of GRPO; see `clipping.clip_b`."""
+    """Clip_B (arXiv 2602.03392, as in its code and as in its text) on top of GRPO; see `clipping.clip_b`.
+
+    Coefficients: w = K, 0 where A < 0 and S - mean S < -mu sigma (released) or |S - mean S| > mu sigma (two-sided).
+    Constants: mu has no default; 2.5 as released.
+    """
     return grpo(batch, generator) & clipping.clip_b(
         batch.statistics, batch.advantages, batch.mask, mu=mu, reading=reading
     )
@@ -113,7 +128,11 @@ def clip_v(
     max_fraction: float | None = None,
     reading: Literal["released", "two-sided"] = "released",
 ) -> Tensor:
-    """Clip_V on top of GRPO; see `clipping.clip_v`."""
+    """Clip_V (arXiv 2602.03392, as in its code and as in its text) on top of GRPO; see `clipping.clip_v`.
+
+    Coefficients: w = K, 0 where A < 0 and D < -mu sigma (released) or |D| > mu sigma (two-sided).
+    Constants: mu has no default; 8.5 and max_fraction 1e-4 as released.
+    """
     return grpo(batch, generator) & clipping.clip_v(
         batch.statistics, batch.advantages, batch.mask, mu=mu, max_fraction=max_fraction, reading=reading
     )
@@ -128,9 +147,12 @@ def matched_mask(
     reading: Literal["released", "two-sided"] = "released",
     choice: Literal["random", "rarest"],
 ) -> Tensor:
-    """The control of a clipping method: mask as many tokens of each sign of A as it would mask here, but other ones.
+    """The control of a clipping method (ours): mask as many tokens of each sign of A as it would, but other ones.
 
     "random" draws them, "rarest" takes those of the lowest probability.
+
+    Coefficients: w = K, 0 for as many tokens of each sign of A as the method masks, drawn or the rarest.
+    Constants: those of the method.
     """
     keep = {"clip_b": clipping.clip_b, "clip_v": clipping.clip_v}[like](
         batch.statistics, batch.advantages, batch.mask, mu=mu, reading=reading
@@ -153,11 +175,14 @@ def masked_share(
     share: float,
     coefficient: float = 0.0,
 ) -> Terms:
-    """Mask a `share` of the penalised tokens (A < 0) on top of GRPO, chosen by one statistic.
+    """A share of the penalised tokens, A < 0, is masked on top of GRPO (ours), chosen by one statistic.
 
     Those with the lowest S, D or p come first, those with the largest A D or covariance (see `covariance`), or any.
     With lowest S or D first these are the orders of Clip_B and Clip_V, whose thresholds mask a share that depends on
     the batch. `coefficient` is that of an entropy bonus beside it.
+
+    Coefficients: w = K, 0 for the share of the penalised tokens that comes first; h = coefficient.
+    Constants: none.
 
     Raises:
         ValueError: a share outside 0 to 1.
@@ -190,10 +215,13 @@ def intervention(
     sign: Literal["above", "below"],
     at_random: bool = False,
 ) -> Tensor:
-    """Keep only, or remove, the tokens with A of one sign and S (or D) above or below zero.
+    """Keep or remove tokens with A of one sign and S or D of one sign (arXiv 2602.03392; removal and D are ours).
 
     "keep" with S is the paper's intervention: the gradient of all other tokens vanishes, those of the other sign of
     A included. With `at_random` it is the control: as many tokens, drawn from all with that sign of A.
+
+    Coefficients: w = K on the tokens that are kept, else 0.
+    Constants: none.
     """
     side = batch.mask & (batch.advantages > 0 if advantage == "positive" else batch.advantages < 0)
     value = batch.statistics.discriminator if statistic == "S" else batch.statistics.centred
@@ -215,6 +243,9 @@ def top_entropy(
 
     Its script has clip_high = 0.28, takes the fraction of a micro-batch, rounded up, and divides by the tokens that
     count (denominator "kept" of `grpo.loss`).
+
+    Coefficients: w = K on the fraction of the tokens with the highest H, else 0.
+    Constants: as reported; its script has clip_high 0.28.
     """
     count = int(fraction * int(batch.mask.sum()))
     kept = grpo(batch, generator, clip_low=clip_low, clip_high=clip_high)
@@ -234,6 +265,9 @@ def clip_cov(
 
     c = (A - mean A)(log p - mean log p), means over the batch; max(1, floor(fraction n)) of the tokens with
     low < c < high that PPO's clip left alone are drawn. Its scripts set PPO's clip to 1.
+
+    Coefficients: w = K, 0 for max(1, floor(fraction n)) random tokens with low < c < high.
+    Constants: those of its scripts.
     """
     kept = grpo(batch, generator, clip_low=clip, clip_high=clip)
     c = covariance(batch)
@@ -247,6 +281,9 @@ def kl_cov(batch: TokenBatch, generator: torch.Generator, *, fraction: float = 2
 
     The max(1, floor(fraction n)) tokens of largest c (see `clip_cov`) get -coefficient |log p - log p_old|; there is no
     PPO clip. `fraction` as for its 7B model. Where r = 1 the added term has no gradient.
+
+    Coefficients: w = 1; b = -coefficient sign(log p - log p_old) on the tokens of the highest c.
+    Constants: those of its scripts for a 7B model.
     """
     chosen = largest(covariance(batch), batch.mask, max(1, int(fraction * int(batch.mask.sum()))))
     direction = (batch.statistics.log_prob - batch.old.log_prob).sign()
@@ -256,15 +293,22 @@ def kl_cov(batch: TokenBatch, generator: torch.Generator, *, fraction: float = 2
 def advantage_reweighting(
     batch: TokenBatch, generator: torch.Generator, *, a: float = 0.2, clip_low: float = 0.2, clip_high: float = 0.2
 ) -> Tensor:
-    """Advantage reweighting (arXiv 2505.12929): weight a p + 1 - a, p when sampled, as in its code.
+    """Advantage reweighting (arXiv 2505.12929, as in its code): weight a p + 1 - a, with p when sampled.
 
     PPO's clip is ours; its script has clip_high = 0.24, a dual clip of 10 and a KL penalty of 0.001.
+
+    Coefficients: w = K (a p_old + 1 - a).
+    Constants: those of its code; PPO's clip is ours.
     """
     return grpo(batch, generator, clip_low=clip_low, clip_high=clip_high) * (a * batch.old.log_prob.exp() + 1 - a)
 
 
 def rare_positives(batch: TokenBatch, generator: torch.Generator, *, strength: float = 1.0) -> Tensor:
-    """Probability-weighted updates (the paper's reading): rewarded tokens get weight 1 + strength (1 - p)."""
+    """Probability-weighted updates (arXiv 2602.03392 in words, formula ours): weight 1 + strength (1 - p) where A > 0.
+
+    Coefficients: w = K (1 + strength (1 - p)) where A > 0, else K.
+    Constants: ours.
+    """
     boost = strength * (1 - batch.statistics.log_prob.exp()) * (batch.advantages > 0)
     return grpo(batch, generator) * (1 + boost)
 
@@ -274,6 +318,9 @@ def w_reinforce(batch: TokenBatch, generator: torch.Generator, *, positive: floa
 
     positive = 0 is NSR, which learns from wrong responses alone (its code takes the mean over their tokens only). There
     is no group baseline; PPO's clip stays.
+
+    Coefficients: w = 0; b = K r A' with A' = positive R - (1 - R), K by the sign of A'.
+    Constants: those of its code; PPO's clip is ours.
     """
     advantages = positive * batch.rewards - (1 - batch.rewards)
     kept = batch.mask & ~is_clipped(batch.ratio, advantages)
@@ -295,6 +342,10 @@ def ce_gppo(
     Where PPO clips, r in the gradient is replaced by beta_low (1 - clip_low) for A < 0 and beta_high (1 + clip_high)
     for A > 0. Its scripts also add 0.1 times the mean log p over the tokens of right responses (`imitation`), and have
     a dual clip of 10.
+
+    Coefficients: w = 1, where PPO clips beta_high (1 + clip_high) / r (A > 0) and beta_low (1 - clip_low) / r (A < 0);
+        b = imitation n / (tokens of right responses) on these.
+    Constants: those of its code; without its imitation and its dual clip.
     """
     bounded = torch.where(batch.advantages > 0, beta_high * (1 + clip_high), beta_low * (1 - clip_low)) / batch.ratio
     clipped = is_clipped(batch.ratio, batch.advantages, clip_low=clip_low, clip_high=clip_high)
@@ -307,6 +358,9 @@ def cispo(batch: TokenBatch, generator: torch.Generator, *, largest_ratio: float
     """CISPO (arXiv 2506.13585, as in TRL): A sg(min(r, largest_ratio)) log p; no token is dropped.
 
     `largest_ratio` as in arXiv 2510.13786; other trainers have 1.28 and a lower bound.
+
+    Coefficients: w = min(r, largest_ratio) / r.
+    Constants: largest_ratio as in arXiv 2510.13786.
     """
     return batch.mask * (batch.ratio.clamp(max=largest_ratio) / batch.ratio)
 
@@ -315,6 +369,9 @@ def sapo(batch: TokenBatch, generator: torch.Generator, *, positive: float = 1.0
     """SAPO (arXiv 2511.20347, as in TRL): r is replaced by (4 / tau) sigmoid(tau (r - 1)), a gate instead of a clip.
 
     tau is `positive` for A > 0 and `negative` else, where the gate closes faster. The weight is the gate's slope.
+
+    Coefficients: w = 4 g (1 - g) with g = sigmoid(tau (r - 1)).
+    Constants: those of TRL.
     """
     tau = torch.where(batch.advantages > 0, positive, negative)
     gate = torch.sigmoid(tau * (batch.ratio - 1))
@@ -326,6 +383,9 @@ def gmpo(batch: TokenBatch, generator: torch.Generator, *, clip_low: float = 0.4
 
     log r is clipped to (-clip_low, clip_high), as PPO clips r, token by token; clipped tokens still count in the mean.
     Its mean over responses is aggregation "sequence-mean".
+
+    Coefficients: w = s / r where log r is within its bound, else 0; s = exp(mean of a response's bounded log r).
+    Constants: those of verl.
     """
     log_ratio = (batch.statistics.log_prob - batch.old.log_prob).where(batch.mask, 0.0)
     up, down = batch.advantages > 0, batch.advantages < 0
@@ -346,6 +406,9 @@ def aspo(
 
     1 / r, and r where A < 0, are bounded by `largest_ratio` and keep their gradient there. Its code has other bounds
     for states of high entropy.
+
+    Coefficients: w = K min(1 / r, largest_ratio) / r where A > 0, else K min(r, largest_ratio) / r.
+    Constants: those of its code but for states of high entropy.
     """
     ratio = batch.ratio
     factor = torch.where(batch.advantages > 0, 1 / ratio, ratio).clamp(max=largest_ratio)
@@ -357,6 +420,9 @@ def entrocraft(batch: TokenBatch, generator: torch.Generator, *, low: float = 0.
 
     There A is -1 for wrong or 1 for right responses; between the bounds it is GRPO. Its entropy is that of the batch
     before; some of its scripts let the bounds fall, from 0.6 to 0.1.
+
+    Coefficients: w = K between the bounds; outside w = 0 and b = K r on right or -K r on wrong responses.
+    Constants: those of its code.
     """
     entropy = batch.entropies[-1] if batch.entropies else batch.old.entropy[batch.mask].mean().item()
     if low <= entropy <= high:
@@ -371,6 +437,9 @@ def gspo(batch: TokenBatch, generator: torch.Generator, *, clip_low: float = 3e-
     """GSPO (arXiv 2507.18071, as reported): the ratio of a sequence, s = exp(mean log r), replaces r and is clipped.
 
     Its mean over responses is aggregation "sequence-mean".
+
+    Coefficients: w = K s / r with s = exp(mean log r of the response), K by s.
+    Constants: as reported.
     """
     log_ratio = (batch.statistics.log_prob - batch.old.log_prob).where(batch.mask, 0.0)
     s = (log_ratio.sum(-1) / batch.mask.sum(-1).clamp(min=1)).exp().unsqueeze(-1)
@@ -387,9 +456,12 @@ def entropy_ratio_clipping(
     clip_low: float = 0.2,
     clip_high: float = 0.2,
 ) -> Tensor:
-    """Entropy-ratio clipping (arXiv 2512.05591): no weight where H / H_old is outside (low, high), as in its code.
+    """Entropy-ratio clipping (arXiv 2512.05591, as in its code): no weight where H / H_old is outside (low, high).
 
     PPO's clip is ours; its script on top of DAPO has clip_high = 0.28 and a dual clip of 10.
+
+    Coefficients: w = K, 0 where H / H_old is outside (low, high).
+    Constants: those of its code; PPO's clip is ours.
     """
     ratio = batch.statistics.entropy / batch.old.entropy
     return grpo(batch, generator, clip_low=clip_low, clip_high=clip_high) & ~((ratio < low) | (ratio > high))
@@ -400,6 +472,9 @@ def opefo(batch: TokenBatch, generator: torch.Generator) -> Tensor:
 
     With F and R the totals of |r A D| over the tokens that lower and raise entropy, l = (F - R) / (F + R), the weights
     are 1 + l where entropy rises and 1 - l where it falls; then F (1 - l) = R (1 + l).
+
+    Coefficients: w = K (1 + l) where the token raises entropy, K (1 - l) where it lowers it, to first order.
+    Constants: none.
     """
     kept = grpo(batch, generator)
     effect = torch.where(kept, -batch.ratio * batch.advantages * batch.statistics.centred, 0.0)
@@ -412,6 +487,9 @@ def repo(batch: TokenBatch, generator: torch.Generator, *, beta: float = 0.01) -
     """REPO (arXiv 2603.11682, as reported): A' = A - beta (log p + H), whose mean effect is that of an entropy bonus.
 
     Its strength is ours: that of the fixed entropy bonus here. What its authors run is `repo_r`.
+
+    Coefficients: w = K; b = -K r beta (log p + H), K by the sign of A'.
+    Constants: ours.
     """
     shift = -beta * (batch.statistics.log_prob + batch.statistics.entropy)
     kept = batch.mask & ~is_clipped(batch.ratio, batch.advantages + shift)
@@ -431,6 +509,9 @@ def repo_r(
 
     A' is 0 where its sign would change. zeta is doubled after each batch whose mean entropy is below `target` and
     halved after each above, within its bounds.
+
+    Coefficients: w = K (1 - zeta log p) where A > 0, else K max(0, 1 + zeta log p).
+    Constants: zeta and its bounds as reported; the target is ours.
     """
     for entropy in batch.entropies:
         zeta = min(max(zeta * (2 if entropy < target else 0.5), smallest), largest_zeta)
@@ -449,10 +530,13 @@ def steer(
     clip_low: float = 0.2,
     clip_high: float = 0.2,
 ) -> Tensor:
-    """STEER (arXiv 2510.10150): weight exp(-k |W|), W = (A / p_old) p (1 - p)(log p + H), as in its code.
+    """STEER (arXiv 2510.10150, as in its code): weight exp(-k |W|), W = (A / p_old) p (1 - p)(log p + H).
 
     k is such that the token with the largest |W| of the batch gets the weight `smallest`. The code takes the largest of
     a micro-batch, and at least 0.02. PPO's clip is ours; its script has clip_high = 0.28 and a dual clip of 10.
+
+    Coefficients: w = K smallest^(|W| / max |W|).
+    Constants: those of its code; PPO's clip is ours.
     """
     p = batch.statistics.log_prob.exp()
     surprise = batch.statistics.log_prob + batch.statistics.entropy
@@ -465,6 +549,9 @@ def covariance_aware(batch: TokenBatch, generator: torch.Generator) -> Tensor:
     """Covariance-aware GRPO (arXiv 2605.11538, as reported): weight exp(-c^2 / 2 sigma^2), scaled to mean 1.
 
     c as in `clip_cov`; sigma its deviation over the batch.
+
+    Coefficients: w = K exp(-c^2 / (2 sigma^2)), over its mean.
+    Constants: as reported.
     """
     c = covariance(batch)
     weights = (-0.5 * (c / c[batch.mask].std(correction=0).clamp(min=1e-6)).square()).exp()
@@ -472,7 +559,11 @@ def covariance_aware(batch: TokenBatch, generator: torch.Generator) -> Tensor:
 
 
 def entropy_bonus(batch: TokenBatch, generator: torch.Generator, *, coefficient: float = 0.01) -> Terms:
-    """GRPO with an entropy bonus: + coefficient H at every response token's state."""
+    """GRPO with an entropy bonus (arXiv 1602.01783): + coefficient H at every response token's state.
+
+    Coefficients: w = K; h = coefficient.
+    Constants: ours.
+    """
     return as_terms(batch, grpo(batch, generator), entropy=coefficient * batch.mask)
 
 
@@ -484,11 +575,14 @@ def adaptive_entropy_bonus(
     step: float = 0.005,
     highest: float | None = None,
 ) -> Terms:
-    """An entropy bonus whose coefficient follows entropy (Skywork-OR1, arXiv 2505.22312).
+    """An entropy bonus whose coefficient follows entropy (arXiv 2505.22312, Skywork-OR1).
 
     From 0 it rises by `step`, to at most `highest`, after each batch whose mean entropy is below `target` and falls by
     `step`, not below 0, after each above; it applies only while entropy is at most the target. `step` is TRL's, whose
     bound is 1; the authors' scripts have 1e-4 and 0.005, and a new coefficient acts a batch later there.
+
+    Coefficients: w = K; h = coefficient, which moves by step a batch, 0 while entropy is above the target.
+    Constants: target 0.2 as in the authors' scripts, step of TRL.
     """
     coefficient = 0.0
     for entropy in batch.entropies:
@@ -499,11 +593,14 @@ def adaptive_entropy_bonus(
 
 
 def reference_kl(batch: TokenBatch, generator: torch.Generator, *, coefficient: float) -> Terms:
-    """GRPO minus coefficient times GRPO's estimate of KL(policy || reference) (arXiv 2402.03300, eq. 4).
+    """GRPO's penalty (arXiv 2402.03300, eq. 4): minus coefficient times its estimate of KL(policy || reference).
 
     With d = log p_reference - log p the estimate is e^d - d - 1 a token, so the coefficient of log p is
     -coefficient (1 - e^d). Its mean is that divergence; the mean of its gradient, tokens taken as given, is that of
     KL(reference || policy).
+
+    Coefficients: w = K; b = coefficient (p_reference / p - 1).
+    Constants: none.
 
     Raises:
         ValueError: the batch has no `reference`.
@@ -519,6 +616,9 @@ def sign_weights(batch: TokenBatch, generator: torch.Generator, *, strength: flo
 
     There a proportional-integral controller moves the strength with entropy, by 1 and 0.01 a nat (as in the code of
     arXiv 2604.26326): `control.TargetEntropy` with effect 0.04, horizon 25 and a strength from -1 to 1.
+
+    Coefficients: w = K (1 - strength) where A > 0, K (1 + strength) where A < 0.
+    Constants: none; its controller moves the strength.
     """
     return grpo(batch, generator) * (1 - strength * batch.advantages.sign())
 

@@ -108,6 +108,15 @@ def sentence(tests: pd.DataFrame, arm: str, reference: str, size: int) -> str:
     return f"with {size} numbers ({seeds} seeds) {words[verdict(tests, arm, reference, size)]}: {numbers}"
 
 
+def in_short(tests: pd.DataFrame, arm: str, reference: str, size: int) -> str:
+    """The verdict in a few words, with the difference in Pass@32 and its 95 % interval."""
+    words = {"beats": "beats", "trades": "trades average for Pass@32 against", "loses": "loses to"}
+    words |= {"alike": "is like", "undecided": "is undecided against"}
+    row = _row(tests, arm, reference, size, "pass")
+    said = words[verdict(tests, arm, reference, size)]
+    return f"{arm} {said} {reference} ({row['mean']:+.3f}, {row['low']:+.3f} to {row['high']:+.3f})"
+
+
 def _row(tests: pd.DataFrame, arm: str, reference: str, size: int, column: str) -> pd.Series:
     place = {"arm": arm, "reference": reference, "size": size, "column": column}
     (row,) = (row for _, row in tests.iterrows() if all(row[name] == value for name, value in place.items()))

@@ -1,4 +1,4 @@
-"""What the README says of the planned comparison, from committed records alone: its table, and the three answers."""
+"""What the README says of the planned comparison, from committed records alone: its table, and its three answers."""
 
 from pathlib import Path
 
@@ -39,19 +39,31 @@ def results(records: Path) -> str:
 
 def three_answers(records: Path) -> str:
     """The plan's three questions, each with its verdicts on the trained kind, as a Markdown list."""
+    questions = (
+        "Does Clip_B or Clip_V beat GRPO in the paper's own regime?",
+        "Does it beat what is free?",
+        "At the same entropy, does it matter which tokens are masked?",
+    )
+    return "\n".join(
+        f"- **{question}** " + "; ".join(families.sentence(*compared, TRAINED) for compared in some) + "."
+        for question, some in zip(questions, _compared(records))
+    )
+
+
+def short_answers(records: Path) -> list[str]:
+    """The same verdicts in a few words each, one text a question."""
+    return ["; ".join(families.in_short(*compared, TRAINED) for compared in some) for some in _compared(records)]
+
+
+def _compared(records: Path) -> list[list[tuple[pd.DataFrame, str, str]]]:
+    """By question: family of tests, arm and reference of each comparison that answers it."""
     chosen = choices()
     finals = fair_tables.final_endpoints(committed(fair.finals(chosen), records), chosen)
     held = committed(fair.equal_entropy(chosen), records)
     first, second = answers.in_the_papers_regime(finals), answers.against_what_is_free(finals, chosen)
     third = answers.which_tokens(endpoints(held), fair_tables.held(held), chosen, fair_tables.FIRST_PAIRS)
-    free = fair_tables.best_free_arm(chosen)
-    pairs = dict.fromkeys(zip(third["arm"], third["reference"]))
-    questions = {
-        "Does Clip_B or Clip_V beat GRPO in the paper's own regime?": [(first, arm, "GRPO") for arm in answers.METHODS],
-        "Does it beat what is free?": [(second, arm, free) for arm in answers.METHODS],
-        "At the same entropy, does it matter which tokens are masked?": [(third, *pair) for pair in pairs],
-    }
-    return "\n".join(
-        f"- **{question}** " + "; ".join(families.sentence(*compared, TRAINED) for compared in some) + "."
-        for question, some in questions.items()
-    )
+    return [
+        [(first, arm, "GRPO") for arm in answers.METHODS],
+        [(second, arm, fair_tables.best_free_arm(chosen)) for arm in answers.METHODS],
+        [(third, *pair) for pair in dict.fromkeys(zip(third["arm"], third["reference"]))],
+    ]

@@ -1,15 +1,16 @@
 """Verdicts: how a notebook decides a claim, and how the decisions are read back.
 
-What is claimed stands in claims.csv: the closing table of `make figures`, the map in notebook 00 and the table in the
-README are made from it. A notebook decides a claim with `assert_claim`; the verdict is stored in the notebook itself,
+What is claimed stands in claims.csv: the closing table of `make figures` and docs/claims.md are made from it. A notebook decides a claim with `assert_claim`; the verdict is stored in the notebook itself,
 as an output of the cell that reached it.
 """
 
 import csv
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import nbformat
 from IPython.display import display
 from nbformat import NotebookNode
 
@@ -90,17 +91,29 @@ def verdicts(notebook: NotebookNode) -> Iterator[Verdict]:
                 yield Verdict(**output.data[VERDICT_MIME], cell=index, seconds=seconds)
 
 
-def claims_table(notebook: str | None = None) -> str:
-    """The map claim -> notebook -> function -> test as a Markdown table, of one notebook or of all."""
-    lines = ["| claim | whose | notebook | function | test |", "|---|---|---|---|---|"]
+def committed_verdicts(notebooks: Path) -> Iterator[Verdict]:
+    """The verdicts in the outputs of the notebooks of a folder."""
+    for path in sorted(notebooks.glob("[0-9][0-9]_*.ipynb")):
+        yield from verdicts(nbformat.read(path, as_version=4))
+
+
+def claims_page(notebooks: Path) -> str:
+    """Every claim in Markdown, for a page in docs/: statement, source, code, test, and the line that decided it."""
+    lines = {verdict.claim: verdict.line for verdict in committed_verdicts(notebooks)}
+    parts, notebook = [], None
     for claim in CLAIMS.values():
-        if notebook in (None, claim.notebook):
-            cells = (
-                claim.statement.replace("|", "\\|"),
-                claim.whose,
-                claim.notebook,
-                f"`{claim.function}`",
-                f"`{claim.test}`",
-            )
-            lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        if claim.notebook != notebook:
+            notebook = claim.notebook
+            parts.append(f"## Notebook {notebook[:2]}\n\n[{notebook}](../notebooks/{notebook}.ipynb)")
+        module, _, function = claim.function.rpartition(".")
+        file, _, test = claim.test.partition("::")
+        measured = f"`{lines[claim.id]}`" if claim.id in lines else "*not decided yet*"
+        parts.append(
+            f"### {claim.id}\n\n{_escaped(claim.statement)} ({_escaped(claim.whose)})\n\n{measured}\n\n"
+            f"Code [`{function}`](../src/{module.replace('.', '/')}.py), test [`{test}`](../tests/{file})"
+        )
+    return "\n\n".join(parts)
+
+
+def _escaped(text: str) -> str:
+    return re.sub(r"([\\`*_<>\[\]|])", r"\\\1", text)

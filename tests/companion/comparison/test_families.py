@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from companion.comparison.families import alike, beats, family, holm, sentence, verdict
+from companion.comparison.families import alike, beats, family, holm, in_short, sentence, verdict
 
 
 def table(gain=0.06, average=0.0, noise=0.01, seeds=10, size=3):
@@ -56,6 +56,10 @@ def test_a_family_is_paired_by_seed_and_corrected_as_a_whole():
 def test_an_arm_beats_another_only_with_a_clear_pass_and_no_lower_average():
     assert verdict(compared(), "X", "GRPO", 3) == "beats"
     assert sentence(compared(), "X", "GRPO", 3).startswith("with 3 numbers (10 seeds) X beats GRPO: Pass@32 +0.0")
+    row = compared().set_index("column").loc["pass"]
+    short = f"X beats GRPO ({row['mean']:+.3f}, {row['low']:+.3f} to {row['high']:+.3f})"
+    assert in_short(compared(), "X", "GRPO", 3) == short
+    assert in_short(compared(gain=-0.06), "X", "GRPO", 3).startswith("X loses to GRPO (-0.0")
     for change, answer, words in (
         ({"gain": 0.0}, "alike", "alike within the margins"),
         ({"gain": -0.02}, "loses", "lower Pass@32 than GRPO"),  # clear, although within the margin
