@@ -1,11 +1,12 @@
-"""The site: README, docs, notebooks with their outputs, claims and the library's reference. `make site` builds it.
+"""The site: README, docs, notebooks with their outputs and the library's reference. `make site` builds it.
 
-Pages are read where they lie, so a link that works in a checkout works here. What only the site needs is put in while
-a page is read: the table of contents, folded code, alternative texts, links from verdicts to their claims.
+Pages are read where they lie, so a link between them works in a checkout, too. What only the site needs is put in
+while a page is read: the table of contents, folded code, alternative texts, links between verdicts and claims.
 """
 
 import html
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -17,13 +18,18 @@ import nbformat
 from docutils import nodes
 from sphinx import addnodes
 from sphinx.util import logging
-from sphinx.util.docutils import SphinxDirective
+from sphinx.util.osutil import relative_uri
 
 SITE = Path(__file__).parent
 ROOT = SITE.parent
 sys.path.insert(0, str(ROOT / "src"))
 
-from companion.notebooks.claims import CLAIMS, VERDICT_MIME, verdicts  # noqa: E402
+from companion.notebooks.claims import CLAIMS, VERDICT_MIME  # noqa: E402
+
+KATEX = SITE / "node_modules" / "katex" / "dist"
+# Where the files of the repository can be read, such as https://HOST/OWNER/NAME/blob/COMMIT/; without it, links to
+# files that are no page of the site are plain text.
+SOURCE_URL = os.environ.get("SOURCE_URL", "")
 
 logger = logging.getLogger(__name__)
 
@@ -33,135 +39,139 @@ extensions = ["myst_nb", "autoapi.extension", "sphinx.ext.napoleon"]
 
 root_doc = "README"
 include_patterns = [
-    "README.md", "CHANGELOG.md", "data/README.md", "docs/*.md", "notebooks/[0-9][0-9]_*.ipynb", "site/*.md", "site/*.rst"
+    "README.md",
+    "CHANGELOG.md",
+    "data/README.md",
+    "docs/*.md",
+    "notebooks/[0-9][0-9]_*.ipynb",
+    "site/api.rst",
 ]
 exclude_patterns = [".*", "build", "**/node_modules"]
 
-# Notebooks are shown as they are committed.
 nb_execution_mode = "off"
 nb_merge_streams = True
-nb_mime_priority_overrides = [("html", "text/html", 0)]  # verdicts, which `read_notebook` makes
+nb_mime_priority_overrides = [("html", "text/html", 0)]
+nb_code_prompt_show = "Code"
+nb_code_prompt_hide = "Code"
 myst_enable_extensions = ["dollarmath", "amsmath"]
 myst_heading_anchors = 4
-
-# Formulas are rendered here; a page needs KaTeX's style and fonts, and no script.
 html_math_renderer = "katex"
 
 # Read from the source, since importing the library would need torch.
 autoapi_dirs = [str(ROOT / "src" / "entropy_dynamics")]
 autoapi_generate_api_docs = False
 autoapi_python_class_content = "both"
-autodoc_typehints = "none"
+add_module_names = False
+python_maximum_signature_line_length = 90
 default_role = "code"
 
 html_theme = "furo"
 html_title = project
-html_static_path = ["site.css", "site.js", "node_modules/katex/dist/katex.min.css"]
+html_static_path = ["site.css", "site.js", str(KATEX / "katex.min.css")]
 html_css_files = ["katex.min.css", "site.css"]
 html_js_files = ["site.js"]
-templates_path = ["templates"]
 html_copy_source = False
+html_show_sourcelink = False
+templates_path = ["templates"]
 html_sidebars = {
     "**": [
-        "sidebar/brand.html", "sidebar/search.html", "sidebar/scroll-start.html",
-        "explorer.html", "sidebar/navigation.html", "sidebar/scroll-end.html",
+        "sidebar/brand.html",
+        "sidebar/search.html",
+        "sidebar/scroll-start.html",
+        "explorer.html",
+        "sidebar/navigation.html",
+        "sidebar/scroll-end.html",
     ]
 }
 
 
-def table_of_contents(readme: str) -> str:
-    """Every page by its kind; notebooks under the names that the README links them by."""
-    names = {stem: name for name, stem in reversed(re.findall(r"\[([^]]+)\]\(notebooks/(\w+)\.ipynb\)", readme))}
-    notebooks = [path.stem for path in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))]
-    entries = {
-        "Notebooks": [f"{names[stem]} <notebooks/{stem}>" if stem in names else f"notebooks/{stem}" for stem in notebooks],
-        "Reference": ["Claims <site/claims>", "Library <site/api>"],
-        "More": [*(f"docs/{path.stem}" for path in sorted((ROOT / "docs").glob("*.md"))), "data/README", "CHANGELOG"],
-    }
+def pages(pattern):
+    return [str(path.relative_to(ROOT).with_suffix("")) for path in sorted(ROOT.glob(pattern))]
+
+
+def table_of_contents():
+    notebooks = [
+        f"{page.partition('/')[2].replace('_', ' ')} <{page}>" for page in pages("notebooks/[0-9][0-9]_*.ipynb")
+    ]
+    kinds = {"Notebooks": notebooks, "Documents": [*pages("docs/*.md"), "data/README", "site/api", "CHANGELOG"]}
     return "".join(
-        f"\n\n```{{toctree}}\n:hidden:\n:caption: {caption}\n\n" + "\n".join(pages) + "\n```\n"
-        for caption, pages in entries.items()
+        f"\n\n```{{toctree}}\n:hidden:\n:caption: {caption}\n\n" + "\n".join(entries) + "\n```\n"
+        for caption, entries in kinds.items()
     )
 
 
-def verdict_as_html(verdict: dict) -> str:
-    """A verdict whose id leads to the claim."""
-    word, id, line = "Holds" if verdict["holds"] else "Fails", verdict["claim"], html.escape(verdict["line"])
-    return f'<p class="verdict" id="{id}"><b>{word}</b> <a href="../site/claims.html#{id}">{id}</a>: {line}</p>'
+def verdict_as_html(claim, holds, line):
+    word = "Holds" if holds else "Fails"
+    return (
+        f'<p class="verdict" id="{claim}"><b>{word}</b> '
+        f'<a href="../docs/claims.html#{claim}">{claim}</a>: {html.escape(line)}</p>'
+    )
 
 
-def read_notebook(source: str) -> str:
-    """Folds code, and hands alternative texts and verdicts to the page."""
+def with_site_outputs(source):
+    """A notebook with its code folded, its verdicts linked, and alternative texts where MyST-NB looks for them."""
     notebook = nbformat.reads(source, 4)
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.metadata.setdefault("tags", []).append("hide-input")
             for output in cell.outputs:
-                alt = output.get("metadata", {}).get("image/png", {}).get("alt")
-                if alt:
-                    cell.metadata["mystnb"] = {"image": {"alt": alt}}
-                if VERDICT_MIME in output.get("data", {}):
-                    output.data = {"text/html": verdict_as_html(output.data[VERDICT_MIME])}
+                data = output.get("data", {})
+                if "image/png" in data:
+                    cell.metadata["mystnb"] = {"image": {"alt": output.metadata["image/png"]["alt"]}}
+                if data.get("text/markdown", "").startswith("**Figure "):
+                    data["text/markdown"] = data["text/markdown"].partition(" *Alt text:")[0]
+                if VERDICT_MIME in data:
+                    output.data = {"text/html": verdict_as_html(**data[VERDICT_MIME])}
     return nbformat.writes(notebook)
 
 
-def source_read(app, docname, source):
+def read(app, docname, source):
     if docname == root_doc:
-        source[0] += table_of_contents(source[0])
+        source[0] += table_of_contents()
     elif docname.startswith("notebooks/"):
-        source[0] = read_notebook(source[0])
+        source[0] = with_site_outputs(source[0])
+
+
+def link_files(app, doctree):
+    """Links to files that are no page: a module of the library is found in its reference, others where the code is."""
+    page = app.env.docname
+    for node in list(doctree.findall(addnodes.download_reference)) + list(doctree.findall(addnodes.pending_xref)):
+        target = (ROOT / page).parent / node["reftarget"].partition("#")[0]
+        path = Path(os.path.normpath(target)).relative_to(ROOT) if target.exists() else None
+        if path is None or str(path.with_suffix("")) in app.env.found_docs:
+            continue
+        if path.parent == Path("src/entropy_dynamics"):
+            url = f"{relative_uri(page, 'site/api')}.html#module-entropy_dynamics.{path.stem}"
+        elif path.is_relative_to("site/explorer"):
+            url = relative_uri(page, "explorer/index.html")
+        else:
+            url = SOURCE_URL and SOURCE_URL + path.as_posix()
+        node.replace_self(nodes.reference("", "", *node.children, refuri=url) if url else node.children)
+
+
+def link_claims(app, doctree):
+    """On the page of claims each is found under its id as it is written, and its verdict leads to the cell."""
+    for section in doctree.findall(nodes.section) if app.env.docname == "docs/claims" else ():
+        claim = CLAIMS.get(section[0].astext())
+        if claim:
+            section["ids"].insert(0, claim.id)
+            _, _, verdict, *_ = section
+            if isinstance(verdict[0], nodes.literal):  # in words where nothing has been decided yet
+                url = f"../notebooks/{claim.notebook}.html#{claim.id}"
+                verdict.replace(verdict[0], nodes.reference("", "", verdict[0], refuri=url))
 
 
 def as_restructured_text(app, what, name, obj, options, lines):
-    """Outside of `code`, docstrings are plain text, in which S_* and |x| mean nothing; indented lines after : are code."""
+    """Outside of `code`, docstrings are plain text, in which S_* and |x| mean nothing; indented lines after : are code,
+    and what a rule says of its coefficients and constants are fields."""
     text = re.sub(r":\n\n(?= {4})", "::\n\n", "\n".join(lines))
+    text = re.sub(r"^(?=(Coefficients|Constants): )", ":", text, flags=re.M)
     kept = r"::\n\n(?: {4}.*(?:\n|$)|\n)+|`[^`]*`|^\s*(?:\.\. |\* ).*|\\."
     lines[:] = re.sub(rf"({kept})|([*_|])", lambda found: found[1] or "\\" + found[2], text, flags=re.M).split("\n")
 
 
-class Claims(SphinxDirective):
-    """Every claim under its id: statement, whose it is, evidence, and the cell, function and test behind it."""
-
-    def run(self):
-        sections = []
-        for stem in dict.fromkeys(claim.notebook for claim in CLAIMS.values()):
-            path = ROOT / "notebooks" / f"{stem}.ipynb"
-            self.env.note_dependency(str(path))
-            decided = {verdict.claim: verdict for verdict in verdicts(nbformat.read(path, 4))}
-            title, _ = self.parse_inline(f"[](../notebooks/{path.name})")
-            section = nodes.section("", nodes.title("", "", *title), ids=[stem])
-            section += [
-                claim_section(claim, decided.get(claim.id)) for claim in CLAIMS.values() if claim.notebook == stem
-            ]
-            sections.append(section)
-        return sections
-
-
-def claim_section(claim, verdict):
-    function = nodes.literal("", claim.function)
-    if claim.function.startswith("entropy_dynamics."):
-        function = addnodes.pending_xref(
-            "", function, refdomain="py", reftype="obj", reftarget=claim.function, refwarn=True
-        )
-    cell = nodes.reference("", claim.notebook, internal=True, refuri=f"../notebooks/{claim.notebook}.html#{claim.id}")
-    rows = {
-        "Source": [nodes.Text(claim.whose)],
-        "Cell": [cell if verdict else nodes.Text(f"{claim.notebook}, which has not been run yet")],
-        "Found": [nodes.Text(verdict.line if verdict else "nothing yet")],
-        "Function": [function],
-        "Test": [nodes.literal("", f"tests/{claim.test}")],
-    }
-    fields = [
-        nodes.field("", nodes.field_name("", name), nodes.field_body("", nodes.paragraph("", "", *content)))
-        for name, content in rows.items()
-    ]
-    return nodes.section(
-        "",
-        nodes.title("", claim.id),
-        nodes.paragraph("", claim.statement),
-        nodes.field_list("", *fields),
-        ids=[claim.id],
-    )
+def skip_imported(app, what, name, obj, skip, options):
+    return skip or obj.imported
 
 
 @cache
@@ -172,7 +182,7 @@ def katex():
 
 
 def formula(translator, node):
-    """A formula as HTML; what KaTeX refuses is a warning."""
+    """A formula as HTML, which needs KaTeX's style and fonts and no script; what KaTeX refuses is a warning."""
     block = isinstance(node, nodes.math_block)
     print(json.dumps({"tex": node.astext(), "displayMode": block}), file=katex().stdin)
     answer = json.loads(katex().stdout.readline())
@@ -183,17 +193,19 @@ def formula(translator, node):
     raise nodes.SkipNode
 
 
-def build_finished(app, exception):
+def finish(app, exception):
     if exception is None:
         out = Path(app.outdir)
         shutil.copyfile(out / "README.html", out / "index.html")
         shutil.copytree(SITE / "explorer", out / "explorer", dirs_exist_ok=True)
-        shutil.copytree(SITE / "node_modules" / "katex" / "dist" / "fonts", out / "_static" / "fonts", dirs_exist_ok=True)
+        shutil.copytree(KATEX / "fonts", out / "_static" / "fonts", dirs_exist_ok=True)
 
 
 def setup(app):
     app.add_html_math_renderer("katex", inline_renderers=(formula, None), block_renderers=(formula, None))
-    app.connect("source-read", source_read)
+    app.connect("source-read", read)
+    app.connect("doctree-read", link_files)
+    app.connect("doctree-read", link_claims)
+    app.connect("autodoc-skip-member", skip_imported)
     app.connect("autodoc-process-docstring", as_restructured_text)
-    app.connect("build-finished", build_finished)
-    app.add_directive("claims", Claims)
+    app.connect("build-finished", finish)
