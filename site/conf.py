@@ -62,7 +62,6 @@ autoapi_dirs = [str(ROOT / "src" / "entropy_dynamics")]
 autoapi_generate_api_docs = False
 autoapi_python_class_content = "both"
 add_module_names = False
-python_maximum_signature_line_length = 90
 default_role = "code"
 
 html_theme = "furo"
@@ -71,6 +70,7 @@ html_static_path = ["site.css", "site.js", str(KATEX / "katex.min.css")]
 html_css_files = ["katex.min.css", "site.css"]
 html_js_files = ["site.js"]
 html_copy_source = False
+html_domain_indices = html_use_index = False
 html_show_sourcelink = False
 templates_path = ["templates"]
 html_sidebars = {
