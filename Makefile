@@ -12,10 +12,13 @@ export LC_ALL := C.UTF-8
 
 # `make -j` would check results while they are made.
 .NOTPARALLEL:
-.PHONY: help figures test test-all lint unit alone verl nbval replay site notebooks tables retrain lab bench paper-scale real data clean
+.PHONY: help figures claim test test-all lint unit alone verl nbval replay site notebooks tables retrain lab bench paper-scale real data clean
 
 figures: .venv/ready  ## run the notebooks with papermill; figures, tables, manifest -> build/
 	$(BIN)/python -m companion.runner.reproduce
+
+claim: .venv/ready  ## decide one claim alone, make claim ID=lens-sgd; docs/claims.md lists them -> build/claims
+	$(BIN)/python -m companion.runner.claim $(ID)
 
 test: lint alone $(if $(shell command -v npm),site) unit figures nbval replay  ## everything that takes less than half an hour -> build/
 
@@ -47,9 +50,11 @@ site: .venv-site/ready  ## these pages, the notebooks with their outputs, the li
 	rm -rf build/site
 	.venv-site/bin/sphinx-build -q -E -W --keep-going -c site -d build/scratch/site . build/site
 
-notebooks: .venv/ready tables  ## refresh the committed outputs, pictures and tables -> notebooks, README.md, docs/speed.md
+# Pages say which pictures are kept, and have numbers out of the notebooks that are run then.
+notebooks: .venv/ready tables  ## refresh the committed outputs, pictures and generated pages -> notebooks, README.md, docs
 	$(BIN)/python -m companion.notebooks.readme
 	$(BIN)/python -m companion.runner.reproduce --refresh
+	$(BIN)/python -m companion.notebooks.readme
 
 tables: .venv/ready  ## the tidy tables of the committed records -> data/evaluations.csv, data/series.csv.gz
 	$(BIN)/python -m companion.reports.release --tables

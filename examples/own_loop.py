@@ -94,10 +94,12 @@ def train(*, steps: int, micro_batch: int, mu: float, rank: int = 0, processes: 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=150)
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--steps", type=int, default=150, help="batches")
     parser.add_argument("--micro-batch", type=int, default=16, help="responses at once")
-    parser.add_argument("--mu", type=float, default=1.5)
+    parser.add_argument("--mu", type=float, default=1.5, help="threshold of Clip_B in deviations")
     options = parser.parse_args()
     rank, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     torch.set_num_threads(1)

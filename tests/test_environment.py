@@ -107,10 +107,6 @@ def test_the_companion_runs_from_the_checkout():
         assert Path(find_spec(name).origin) == ROOT / "src" / name / "__init__.py"
 
 
-def test_make_targets_in_the_readme_exist():
-    assert set(re.findall(r"make ([a-z-]+)", text("README.md"))) <= TARGETS.keys()
-
-
 # By target what it writes, as `make help` says.
 TARGETS = {
     target: re.findall(r"(?:build|data|docs|notebooks|README\.md)[\w./]*", meaning.partition("->")[2])
@@ -139,7 +135,11 @@ def test_a_recipe_writes_where_its_line_says(target):
 NAMED = re.compile(r"`make ([a-z-]+)`(?:(?!`make |\. |\|).)*?`((?:build|data)/[^`]*)`")
 
 
-@pytest.mark.parametrize("path", [ROOT / "README.md", *sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))], ids=str)
+@pytest.mark.parametrize(
+    "path",
+    [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md", *sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))],
+    ids=str,
+)
 def test_texts_say_of_a_target_what_it_writes(path):
     for target, place in NAMED.findall(path.read_text(encoding="utf-8")):
         assert writes(target, place), f"{path.name}: make {target} does not write {place}"
@@ -168,6 +168,16 @@ def test_make_runs_one_target_at_a_time():
     assert "\n.NOTPARALLEL:\n" in text("Makefile")
 
 
-def test_links_and_pictures_of_the_readme_exist():
-    links = re.findall(r"\]\((?!https?:|#)([^)#\s]+)", text("README.md"))
-    assert links and all((ROOT / link).exists() for link in links)
+PAGES = [ROOT / "README.md", ROOT / "data/README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_links_and_pictures_exist(page):
+    links = re.findall(r"\]\((?!https?:|#)([^)#\s]+)", page.read_text(encoding="utf-8"))
+    assert links or page.name in ("mutants.md", "platforms.md", "identities.md", "runner.md", "speed.md")
+    assert not [link for link in links if not (page.parent / link).exists()]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_make_targets_in_texts_exist(page):
+    assert set(re.findall(r"`make ([a-z-]+)", page.read_text(encoding="utf-8"))) <= TARGETS.keys()

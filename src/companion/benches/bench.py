@@ -1,4 +1,4 @@
-"""All measurements of time and memory: python -m companion.benches.bench
+"""Measure time and memory of statistics, loss and training step, beside other ways of having them.
 
 Statistics and loss beside other ways, how cost grows, a training step beside TRL's, and where its time goes.
 """
@@ -67,14 +67,18 @@ def measure(part: str, weights: dict, *, rounds: int, threads: int, steps: int) 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m companion.benches.bench",
+        description=__doc__.splitlines()[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
     parser.add_argument("--rounds", type=int, default=5, help="turns of each way")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of torch")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of torch")
     parser.add_argument("--steps", type=int, default=20, help="training steps in a turn")
-    parser.add_argument("--only", nargs="+", choices=PARTS, metavar="PART", help=f"of {', '.join(PARTS)}; others stay")
+    parser.add_argument("--only", nargs="+", choices=PARTS, metavar="PART", help="measure these alone; others stay")
     parser.add_argument("--output", type=Path, default=Path("build/bench.json"), help="where the numbers are written")
     parser.add_argument("--store", default="build/runs", help="where a starting policy is kept that is made anew")
-    parser.add_argument("--committed", default="data/runs", help="has the starting policy")
+    parser.add_argument("--committed", default="data/runs", help="folder of records, which has the starting policy")
     options = parser.parse_args()
     if min(options.rounds, options.threads, options.steps) < 1:
         parser.error("--rounds, --threads and --steps must be at least 1")

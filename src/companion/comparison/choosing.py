@@ -1,4 +1,4 @@
-"""The plan's rules on validation problems: python -m companion.comparison.choosing
+"""Choose rates, strengths, free settings and targets on validation problems, by the plan's rules.
 
 Stage by stage the runs of selection are made; what they decide is printed and at the end written to data/choices.json.
 That file must be committed before anything is evaluated on test problems.
@@ -154,8 +154,12 @@ def _means(records: Records) -> pd.DataFrame:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--store", type=Path, default=Path("build/retrained"), help="where training goes on")
+    parser = argparse.ArgumentParser(
+        prog="python -m companion.comparison.choosing",
+        description=__doc__.splitlines()[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--store", type=Path, default=Path("build/retrained"), help="folder where training goes on")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")
     options = parser.parse_args()
     store = Store(options.store, "data/runs")

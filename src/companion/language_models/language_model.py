@@ -219,13 +219,16 @@ def _states(model: PreTrainedModel, pairs: Sequence[tuple[Sequence[int], Sequenc
 
 def main() -> None:
     parser = argparse.ArgumentParser(
+        prog="python -m companion.language_models.language_model",
         description="Sample responses of a language model to a file of prompts, as the notebooks want them.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--model", default=SMOLLM2, help="SmolLM2-135M-Instruct, a local folder or a hub name")
     parser.add_argument("--prompts", type=Path, default=Path("data/prompts.txt"), help="one prompt a line")
-    parser.add_argument("--output", type=Path, default=COMMITTED, help="must be given for another model")
-    parser.add_argument("--seed", type=int, default=0, help="of the sampling")
+    parser.add_argument(
+        "--output", type=Path, default=COMMITTED, help="file of responses; must be given for another model"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the sampling")
     arguments = parser.parse_args()
     if arguments.model != SMOLLM2 and arguments.output == COMMITTED:
         parser.error(f"{COMMITTED} holds responses of {SMOLLM2}; give --output for those of {arguments.model}")

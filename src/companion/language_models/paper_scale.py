@@ -261,10 +261,14 @@ def leave(accelerator: "Accelerator") -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m companion.language_models.paper_scale",
+        description=__doc__.splitlines()[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
     parser.add_argument("--dry-run", choices=("small", "smollm2"), help="a few steps of a small model, offline")
     parser.add_argument("--write-accelerate", type=Path, metavar="FILE", help="write accelerate's config and stop")
-    parser.add_argument("--output", type=Path, default=Path("build/paper_scale"))
+    parser.add_argument("--output", type=Path, default=Path("build/paper_scale"), help="folder of the checkpoints")
     options = parser.parse_args()
     config = PaperScale()
     if options.write_accelerate:

@@ -280,14 +280,26 @@ def read_runs(folder: Path, *, complete: bool = False) -> list[dict[str, Any]]:
 
 def main() -> None:
     defaults = RealTraining(arm="GRPO")
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m companion.language_models.real_training",
+        description=__doc__.splitlines()[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
     parser.add_argument("--formats", action="store_true", help="measure the ways of asking, and train nothing")
-    parser.add_argument("--arm", choices=list(ARMS), default="GRPO")
-    parser.add_argument("--task", choices=arithmetic.TASKS, default="addition")
-    for name in ("seed", "steps", "problems", "group_size", "samples", "updates"):
-        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=getattr(defaults, name))
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--output", type=Path, default=Path("build/runs"))
+    parser.add_argument("--arm", choices=list(ARMS), default="GRPO", help="way of training")
+    parser.add_argument("--task", choices=arithmetic.TASKS, default="addition", help="what is trained and tested")
+    numbers = {
+        "seed": "of problems and responses",
+        "steps": "updates of the run",
+        "problems": "problems in a batch",
+        "group_size": "responses to each",
+        "samples": "responses to each test problem",
+        "updates": "updates on each batch",
+    }
+    for name, words in numbers.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=getattr(defaults, name), help=words)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="of torch")
+    parser.add_argument("--output", type=Path, default=Path("build/runs"), help="folder of the records")
     options = vars(parser.parse_args())
     device, output, formats = (options.pop(name) for name in ("device", "output", "formats"))
     if formats:

@@ -1,7 +1,8 @@
 """Verdicts: how a notebook decides a claim, and how the decisions are read back.
 
-What is claimed stands in claims.csv: the closing table of `make figures` and docs/claims.md are made from it. A notebook decides a claim with `assert_claim`; the verdict is stored in the notebook itself,
-as an output of the cell that reached it.
+What is claimed stands in claims.csv, of which the closing table of `make figures` and docs/claims.md are made. A
+notebook decides a claim with `assert_claim`; the verdict is stored in the notebook itself, as an output of the cell
+that reached it.
 """
 
 import csv

@@ -15,6 +15,13 @@ from companion.notebooks.claims import claims_page
 from companion.runs.store import StoreError
 
 OPEN = "*Open: the records that this is made of are not there yet.*"
+PICTURES = """
+![Pass@K against K: the start, GRPO, Clip_B and Clip_V](../notebooks/figures/pass_curves.png)
+
+![Pass@32 against Avg@32 of methods and free ways](../notebooks/figures/frontier.png)
+
+*Above: Pass@K of the arms (notebook 09). Below: each coloured line is a method over its strength or a free way over its
+setting, relative to GRPO with the same seed (notebook 10).*"""
 
 
 def generated(root: Path) -> dict[str, dict[str, Callable[[], str]]]:
@@ -32,11 +39,13 @@ def generated(root: Path) -> dict[str, dict[str, Callable[[], str]]]:
         "docs/claims.md": {"claims": lambda: claims_page(notebooks)},
         "docs/comparison.md": {
             "answers": lambda: _or_open(page.three_answers, records),
-            "results": lambda: _or_open(page.results, records),
+            "results": lambda: _or_open(lambda of: f"{page.results(of)}\n{PICTURES}", records),
         },
         "docs/house.md": {"library": lambda: house.library(root), "rooms": lambda: house.rooms(root)},
         "docs/rules.md": {"formulas": rules.formulas, "effects": lambda: rules.effects(records)},
-        "docs/speed.md": {"bench": lambda: bench.page(json.loads((root / "data" / "bench.json").read_text(encoding="utf-8")))},
+        "docs/speed.md": {
+            "bench": lambda: bench.page(json.loads((root / "data" / "bench.json").read_text(encoding="utf-8")))
+        },
     }
 
 

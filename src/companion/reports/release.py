@@ -71,12 +71,16 @@ def set_aside(folder: Path) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--store", type=Path, default=Path("build/retrained"), help="where training goes on")
+    parser = argparse.ArgumentParser(
+        prog="python -m companion.reports.release",
+        description=__doc__.splitlines()[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--store", type=Path, default=Path("build/retrained"), help="folder where training goes on")
     parser.add_argument("--anew", action="store_true", help="set aside what the store has, and begin again")
     parser.add_argument("--missing", action="store_true", help="make only what has no committed record, and add it")
     parser.add_argument("--tables", action="store_true", help="train nothing; write the tidy tables anew")
-    parser.add_argument("--data", type=Path, default=Path("data"), help="where records are released")
+    parser.add_argument("--data", type=Path, default=Path("data"), help="folder where records are released")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")
     options = parser.parse_args(arguments)
     if not options.data.is_dir():

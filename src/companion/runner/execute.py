@@ -35,14 +35,17 @@ class Ended(NamedTuple):
     peak: int
 
 
-async def execute(path: Path, target: Path, parameters: Mapping[str, Any], timeout: float, line: int) -> Ended:
+async def execute(
+    path: Path, target: Path, parameters: Mapping[str, Any], timeout: float, line: int, *, cwd: Path | None = None
+) -> Ended:
     """Run the notebook at `path` into `target`, saved at every cell, with a log beside it.
 
     Nothing of the run is alive afterwards, whether it ended, took longer than `timeout` seconds or was cancelled.
-    The progress bar stands on the screen's line number `line`.
+    The progress bar stands on the screen's line number `line`. The kernel starts in `cwd`, by default the notebook's
+    folder.
     """
     run = {"input_path": str(path.resolve()), "output_path": str(target), "parameters": dict(parameters)}
-    command = [sys.executable, "-m", __name__, yaml.safe_dump(run), str(path.parent.resolve()), str(line)]
+    command = [sys.executable, "-m", __name__, yaml.safe_dump(run), str((cwd or path.parent).resolve()), str(line)]
     pipes = {"stdin": asyncio.subprocess.PIPE, "stdout": asyncio.subprocess.PIPE}
     environment = {**_home(target.parent), **os.environ, **ENVIRONMENT}
     child = await asyncio.create_subprocess_exec(*command, **pipes, env=environment)

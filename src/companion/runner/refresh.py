@@ -1,4 +1,4 @@
-"""Executed notebooks become the committed ones, free of traces of the run; figures become the README's pictures."""
+"""Executed notebooks become the committed ones, free of traces of the run; figures become the pages' pictures."""
 
 import re
 import shutil
@@ -13,21 +13,22 @@ from companion.runner.receipts import Settings, read_receipt, run_key
 
 
 def refresh_committed(paths: list[Path], settings: Settings, *, partial: bool = False) -> None:
-    """Overwrite the committed notebooks and the README's pictures with what the last run made.
+    """Overwrite the committed notebooks, and the pictures of README and docs/, with what the last run made.
 
     After a `partial` run, of some notebooks only, pictures that were not made may stay as they are.
 
     Raises:
-        NotebookProblem: a notebook was edited while it ran, or the README shows a picture that no notebook made.
+        NotebookProblem: a notebook was edited while it ran, or a page shows a picture that no notebook made.
     """
-    readme = settings.notebooks.resolve().parent / "README.md"
-    text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
-    shown = re.findall(r"\(notebooks/figures/([\w.-]+\.png)\)", text)
+    root = settings.notebooks.resolve().parent
+    pages = [page for page in (root / "README.md", *sorted(root.glob("docs/*.md"))) if page.is_file()]
+    text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
+    shown = re.findall(r"\((?:\.\./)?notebooks/figures/([\w.-]+\.png)\)", text)
     pictures = settings.notebooks / "figures"
     made = [name for name in shown if (settings.build / "figures" / name).is_file()]
     kept = [name for name in shown if partial and (pictures / name).is_file()]
     if missing := sorted(set(shown) - {*made, *kept}):
-        raise NotebookProblem("README.md", f"shows {', '.join(missing)}, which no notebook has made")
+        raise NotebookProblem("README or docs/", f"shows {', '.join(missing)}, which no notebook has made")
     for path in paths:
         if run_key(read_notebook(path, {}), settings) != read_receipt(path.stem, settings)["key"]:
             raise NotebookProblem(path.stem, "was edited while it ran; run --refresh again")

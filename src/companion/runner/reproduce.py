@@ -55,16 +55,29 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     name = "python -m companion.runner.reproduce"
-    parser = argparse.ArgumentParser(prog=name, description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog=name,
+        description=__doc__.splitlines()[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
     parser.add_argument("--only", nargs="+", metavar="NAME", help="notebooks by name or beginning, such as 02")
-    parser.add_argument("-p", dest="parameters", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
-    parser.add_argument("--jobs", type=int, default=2, help="notebooks at a time (default 2; 1 is serial)")
+    parser.add_argument(
+        "-p",
+        dest="parameters",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "VALUE"),
+        help="a parameter of the notebooks that are run, its value in YAML; may be given again",
+    )
+    parser.add_argument("--jobs", type=int, default=2, help="notebooks at a time; 1 is serial")
     parser.add_argument("--timeout", type=float, default=1800, help="seconds of wall clock for each notebook")
     parser.add_argument("--force", action="store_true", help="run notebooks even if nothing has changed")
     parser.add_argument("--check", action="store_true", help="run nothing; compare build/ with its manifest")
     parser.add_argument("--refresh", action="store_true", help="then update the committed outputs and README pictures")
-    for name in ("notebooks", "build", "data"):
-        parser.add_argument(f"--{name}", type=Path, default=Path(name), help=f"folder (default {name}/)")
+    folders = {"notebooks": "of the notebooks", "build": "for what they make", "data": "of what they read"}
+    for name, words in folders.items():
+        parser.add_argument(f"--{name}", type=Path, default=Path(name), help=f"folder {words}")
     return parser
 
 

@@ -244,9 +244,13 @@ def _check(name: str, store: Store) -> tuple[str, list[str], float]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m companion.runs.replay",
+        description=__doc__.splitlines()[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
     parser.add_argument("--only", nargs="+", metavar="NAME", help="references by the beginning of their name")
-    parser.add_argument("--data", type=Path, default=ROOT / "data", help="has replay/ and runs/")
+    parser.add_argument("--data", type=Path, default=ROOT / "data", help="folder that has replay/ and runs/")
     parser.add_argument("--jobs", type=int, default=2, help="replays at a time, one thread each")
     parser.add_argument("--renew", action="store_true", help="write the references anew: the code means to differ")
     options = parser.parse_args(arguments)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from companion.notebooks import claims
-from companion.notebooks.claims import CLAIMS, VERDICT_MIME, Verdict, assert_claim, claims_table, read_claims, verdicts
+from companion.notebooks.claims import CLAIMS, VERDICT_MIME, Verdict, assert_claim, read_claims, verdicts
 from companion.provenance import ROOT
 
 
@@ -55,7 +55,3 @@ def test_a_bad_row_is_named(tmp_path, row):
     (tmp_path / "claims.csv").write_text("id,statement,whose,notebook,function,test\n" + row)
     with pytest.raises(ValueError, match=rf"claims.csv, line {2 + row.count(chr(10))}: expected id, statement"):
         read_claims(tmp_path / "claims.csv")
-
-
-def test_the_readme_shows_the_map_as_generated():
-    assert claims_table() in (ROOT / "README.md").read_text()

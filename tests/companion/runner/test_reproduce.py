@@ -498,8 +498,12 @@ def test_refresh_never_overwrites_what_was_edited_meanwhile(done, capsys, monkey
     assert "an afterthought" in path.read_text(encoding="utf-8")
 
 
-def test_refresh_wants_the_pictures_of_the_readme(done, capsys):
-    (done.root / "README.md").write_text("![dot](notebooks/figures/spot.png)")
+@pytest.mark.parametrize(
+    ("page", "folder"), [("README.md", "notebooks/figures"), ("docs/page.md", "../notebooks/figures")]
+)
+def test_refresh_wants_the_pictures_of_the_pages(done, capsys, page, folder):
+    (done.root / "docs").mkdir()
+    (done.root / page).write_text(f"![dot]({folder}/spot.png)")
     before = (done.root / "notebooks" / "00_demo.ipynb").read_bytes()
     assert done.run("--refresh") == 1
     assert "shows spot.png, which no notebook has made" in capsys.readouterr().out
