@@ -180,8 +180,7 @@ def opened(browser):
 
 
 @pytest.mark.parametrize("name", FIVE)
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1200, 390])
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1200), ("dark", 390)])
 def test_a_page_is_whole_and_readable(opened, name, scheme, width):
     page = opened(name, color_scheme=scheme, viewport={"width": width, "height": 844})
     assert page.evaluate("document.documentElement.scrollWidth") <= width
