@@ -27,6 +27,7 @@ def pages():
     }
 
 
+@functools.cache
 def parsed(text):
     return BeautifulSoup(text, "html.parser")
 
