@@ -12,7 +12,7 @@ export LC_ALL := C.UTF-8
 
 # `make -j` would check results while they are made.
 .NOTPARALLEL:
-.PHONY: help figures claim test test-all lint unit alone verl nbval replay notebooks tables retrain lab bench paper-scale real data proofs clean
+.PHONY: help figures claim test test-all lint unit alone verl nbval replay notebooks tables retrain lab bench paper-scale real data proofs site clean
 
 figures: .venv/ready  ## run the notebooks with papermill; figures, tables, manifest -> build/
 	$(BIN)/python -m companion.runner.reproduce
@@ -20,7 +20,7 @@ figures: .venv/ready  ## run the notebooks with papermill; figures, tables, mani
 claim: .venv/ready  ## decide one claim alone, make claim ID=lens-sgd; docs/claims.md lists them -> build/claims
 	$(BIN)/python -m companion.runner.claim $(ID)
 
-test: lint alone unit figures nbval replay  ## everything that takes less than half an hour -> build/
+test: lint alone $(if $(shell command -v npm),site) unit figures nbval replay  ## everything that takes less than half an hour -> build/
 
 test-all: .venv/ready  ## what is slow: training from nothing with five seeds, and mutants that replay must notice
 	$(BIN)/python -m pytest -m slow -s --timeout 3000 tests
@@ -30,7 +30,7 @@ lint: .venv/ready  ## style, and which room may import which
 	$(BIN)/ruff format --check
 	$(BIN)/lint-imports --no-logo
 
-unit: .venv/ready .venv/liger .venv/browser  ## unit and property tests, and the explorer in a Chromium
+unit: .venv/ready .venv/liger .venv/browser  ## unit and property tests, and the site in a Chromium
 	$(BIN)/python -m pytest -n 2 --timeout 300
 
 alone: .venv-alone/ready  ## the library's tests where there is torch alone
@@ -45,6 +45,10 @@ nbval: .venv/ready  ## run the notebooks again and compare with their committed 
 
 replay: .venv/ready  ## short runs of every kind, late ones of every rule, made again and compared (RENEW=1: kept as the new ones -> data/replay)
 	$(BIN)/python -m companion.runs.replay $(if $(RENEW),--renew)
+
+site: .venv-site/ready  ## these pages, the notebooks with their outputs, the library's reference and the explorer -> build/site
+	rm -rf build/site
+	.venv-site/bin/sphinx-build -q -E -W --keep-going -c site -d build/scratch/site . build/site
 
 # Pages say which pictures are kept, and have numbers out of the notebooks that are run then.
 notebooks: .venv/ready tables  ## refresh the committed outputs, pictures and generated pages -> notebooks, README.md, docs
@@ -88,7 +92,7 @@ help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' Makefile
 
 clean:  ## remove the environment and everything built
-	rm -rf .venv .venv-alone .venv-verl build
+	rm -rf .venv .venv-alone .venv-site .venv-verl build
 
 # Environments are made from nothing: pip cannot mend an installation that was interrupted.
 .venv/ready: requirements.lock requirements-no-deps.lock pyproject.toml
@@ -104,6 +108,13 @@ clean:  ## remove the environment and everything built
 	$(PYTHON) -m venv --clear .venv-alone
 	.venv-alone/bin/python $(PIP_INSTALL) $$(grep -E '^(torch|pytest|hypothesis|setuptools)==' requirements.lock)
 	.venv-alone/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+# What makes the site; npm brings KaTeX, which renders formulas.
+.venv-site/ready: requirements-site.lock site/package-lock.json
+	$(PYTHON) -m venv --clear .venv-site
+	.venv-site/bin/python -m pip install --quiet -r requirements-site.lock
+	npm ci --silent --ignore-scripts --prefix site
 	touch $@
 
 # verl's extras would bring CUDA; the lock is whole without them.
@@ -123,8 +134,8 @@ clean:  ## remove the environment and everything built
 	$(BIN)/python -m pip install --quiet --no-deps liger-kernel==0.8.5
 	touch $@
 
-# What the explorer's tests drive a Chromium with, and what checks contrast and names in it.
-.venv/browser: .venv/ready tests/explorer/package-lock.json
+# What the site's tests drive a Chromium with, and what checks contrast and names in it.
+.venv/browser: .venv/ready tests/site/package-lock.json
 	$(BIN)/python -m pip install --quiet playwright==1.65.2
-	if command -v npm > /dev/null; then npm ci --silent --ignore-scripts --prefix tests/explorer; fi
+	if command -v npm > /dev/null; then npm ci --silent --ignore-scripts --prefix tests/site; fi
 	touch $@

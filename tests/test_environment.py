@@ -39,6 +39,13 @@ def test_the_locks_pin_plain_versions():
         assert re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][0-9A-Za-z.]*", line), line
 
 
+def test_what_makes_the_site_is_pinned_each_with_why():
+    for line in text("requirements-site.lock").splitlines()[1:]:
+        assert re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][0-9A-Za-z.]*  # \S.*", line), line
+    for package in ("site", "tests/site"):
+        assert "resolved" not in text(f"{package}/package-lock.json")  # no address to download from
+
+
 @pytest.mark.parametrize("requirement", REQUIREMENTS, ids=str)
 def test_the_lock_satisfies_what_the_project_declares(requirement):
     assert locked()[canonicalize_name(requirement.name)] in requirement.specifier

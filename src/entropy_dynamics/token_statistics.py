@@ -1,7 +1,8 @@
 """From logits and sampled tokens to the per-token statistics that every method here is built on.
 
 One pass over the vocabulary yields all of them. With z the logits over the temperature, m the largest of a state,
-d_i = z_i - m and e_i = exp(d_i), four sums suffice: s = sum e, u = sum e d, v = sum e^2, w = sum e^2 d. Then
+d_i = z_i - m and e_i = exp(d_i), four sums suffice: s = sum e, u = sum e d, v = sum e^2, w = sum e^2 d. Then:
+
     log p_k = d_k - log s        H = log s - u / s        E_p[S] = (w - v u / s) / s^2.
 """
 

@@ -2,12 +2,11 @@
 
 import functools
 import math
-import os
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
+from chromium import complaints_of_axe, missing
 
 from companion.mathematics import remainder
 from companion.provenance import ROOT
@@ -16,15 +15,8 @@ from entropy_dynamics.control import TargetEntropy
 from entropy_dynamics.token_statistics import token_statistics
 
 EXPLORER = ROOT / "site" / "explorer"
-AXE = Path(__file__).parent / "node_modules" / "axe-core" / "axe.min.js"
 ALPHAS = [sign * size for size in (1e-4, 1e-3, 1e-2, 0.1, 0.5, 1.0, 2.0) for sign in (1, -1)]
 FINISHED = "document.getElementById('step').textContent === '300 of 300'"
-
-
-def missing(what):
-    if os.environ.get("CI"):
-        pytest.fail(f"{what}, which CI must have")
-    pytest.skip(what)
 
 
 def test_what_is_missing_fails_in_ci_and_is_skipped_elsewhere(monkeypatch):
@@ -34,21 +26,6 @@ def test_what_is_missing_fails_in_ci_and_is_skipped_elsewhere(monkeypatch):
     monkeypatch.delenv("CI")
     with pytest.raises(pytest.skip.Exception, match="there is no Chromium"):
         missing("there is no Chromium")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if not chromium:
-        missing("there is no Chromium")
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        missing("playwright is not installed")
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=chromium)
-        yield launched
-        launched.close()
 
 
 @pytest.fixture
@@ -444,13 +421,6 @@ def test_rules_are_switched_during_a_run(opened):
 
 
 # --- For everybody ---
-
-
-def complaints_of_axe(page):
-    if not AXE.is_file():
-        missing("axe-core is not installed")
-    page.add_script_tag(path=AXE)
-    return {violation["id"] for violation in page.evaluate("axe.run({preload: false})")["violations"]}
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
