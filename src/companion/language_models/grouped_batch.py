@@ -84,9 +84,13 @@ def token_table(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m companion.language_models.grouped_batch",
+        description=__doc__.splitlines()[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
     parser.add_argument("--problems", type=int, default=32, help="training problems of addition, the first ones")
-    parser.add_argument("--output", type=Path, default=COMMITTED)
+    parser.add_argument("--output", type=Path, default=COMMITTED, help="the table that is written")
     parser.add_argument("--seed", type=int, default=0, help="of the sampling")
     options = parser.parse_args()
     model, tokenizer = load_language_model()
