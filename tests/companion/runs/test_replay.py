@@ -43,9 +43,9 @@ IDLE_LATE = {
 
 
 def test_every_rule_and_option_set_acts_late_with_named_exceptions():
-    plain = document("late/results/grpo/seed-0")
+    plain = document("late/methods/grpo/seed-0")
     late = {name: document(name) for name in REFERENCES if name.startswith("late/")}
-    idle = {name for name, found in late.items() if found == plain} - {"late/results/grpo/seed-0"}
+    idle = {name for name, found in late.items() if found == plain} - {"late/methods/grpo/seed-0"}
     assert idle == IDLE_LATE.keys()
     alike = {"late/sweeps/clip-cov-0.1/seed-0"}  # as clip-cov: there are fewer candidates than either may draw
     series = [str(found["series"]) for name, found in late.items() if name not in idle | alike]
@@ -79,7 +79,7 @@ def test_far_by_hand():
 
 
 def test_elsewhere_a_run_may_stray_but_not_in_what_its_first_batch_decides(monkeypatch):
-    run = Run("late/results/grpo/seed-0", REFERENCES["late/results/grpo/seed-0"].config)
+    run = Run("late/methods/grpo/seed-0", REFERENCES["late/methods/grpo/seed-0"].config)
     series, step_0 = {"reward": [0.5, 0.5], "entropy": [0.2, 0.3]}, {"step": 0, "correct": [1, 1]}
     then = Record({"series": series, "evaluations": [step_0, {"step": 2, "correct": [1, 1]}]}, made_by=made_by())
 
@@ -128,7 +128,7 @@ def test_a_replay_is_the_reference_to_the_last_digit_on_the_machine_that_made_it
     assert word in (["same"] if exact else ["near", "strays"]), where
 
 
-@pytest.mark.parametrize("name", [NAME, "late/results/clip-b/seed-0"])
+@pytest.mark.parametrize("name", [NAME, "late/methods/clip-b/seed-0"])
 def test_other_instructions_keep_within_the_tolerance(name):
     """The same program without vector instructions rounds otherwise, as another processor does."""
     command = [sys.executable, "-m", "companion.runs.replay", "--only", name, "--jobs", "1"]
