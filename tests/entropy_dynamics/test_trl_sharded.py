@@ -75,7 +75,7 @@ def whole(parameter):
     if isinstance(parameter, DTensor):
         return parameter.detach().full_tensor()
     if hasattr(parameter, "ds_tensor"):
-        from deepspeed.zero import GatheredParameters
+        from deepspeed.runtime.zero import GatheredParameters
 
         with GatheredParameters([parameter]):
             return parameter.detach().clone()
@@ -106,6 +106,10 @@ def _train_in_process(folder, way):
     """What each of two processes does: the same training with a whole and with a sharded model."""
     torch.set_num_threads(1)
     end_with_launcher()
+    if way == "zero3":
+        import deepspeed
+
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     for sharded in (False, True):
         for method in METHODS:
             AcceleratorState._reset_state(reset_partial_state=True)
@@ -142,7 +146,7 @@ def runs(tmp_path_factory):
         folder = tmp_path_factory.mktemp(way)
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
         done = subprocess.run([*command, __file__, str(folder), way], capture_output=True, text=True, timeout=280)
-        assert done.returncode == 0, done.stderr[-3000:]
+        assert done.returncode == 0, [line for line in done.stderr.splitlines() if line.startswith("[rank")]
         return folder
 
     return run
@@ -156,7 +160,6 @@ def of(part, prefix):
     return {name.removeprefix(prefix): x for name, x in part.items() if name.startswith(prefix)}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("way", WAYS)
 def test_a_sharded_model_has_the_statistics_masks_and_weights_of_a_whole_one(runs, way, method):
