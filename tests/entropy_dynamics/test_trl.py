@@ -63,6 +63,7 @@ TERMS = {
     "KL": {"beta": 0.1, "use_bias_correction_kl": True},
     "entropy bonus": {"entropy_coef": 0.1},
     "high entropy": {"top_entropy_quantile": 0.5},
+    "an engine's ratios": {"vllm_importance_sampling_mode": "token_mask"},
 }
 
 
@@ -252,6 +253,9 @@ def test_masked_tokens_lose_every_gradient_and_others_none(loss_type, level, ter
     log_prob = inputs["old_per_token_logps"] + 0.1 * torch.randn(4, 6, generator=drawn)
     entropy = torch.rand(4, 6, generator=drawn)
     trainer = bare_trainer(loss_type=loss_type, importance_sampling_level=level, **TERMS[terms])
+    if terms == "an engine's ratios":
+        trainer.use_vllm = True
+        inputs["importance_sampling_ratio"] = 2 * torch.rand(4, 6, generator=drawn)
     gradients = {}
     for name, given in {"stock": {}, "masked": {"kept": kept}, "nothing masked": {"kept": mask.bool()}}.items():
         leaves = log_prob.clone().requires_grad_(), entropy.clone().requires_grad_()

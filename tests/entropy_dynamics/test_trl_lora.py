@@ -16,6 +16,8 @@ from entropy_dynamics.trl import EntropyClippingGRPOConfig, EntropyClippingGRPOT
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
 
+SETTINGS_OF_LORA = [{}, {"beta": 0.1}, {"lora_dropout": 0.3}, {"gradient_checkpointing": True}]
+
 
 def adapter(**settings):
     """Far from zero, so that it matters from the first batch."""
@@ -61,7 +63,9 @@ def test_masks_are_those_of_the_merged_model(tmp_path, method, mask):
         assert not torch.equal(expected, mask(statistics, output["advantages"].unsqueeze(1), responses, mu=0.8))
 
 
-@pytest.mark.parametrize("settings", [{}, {"beta": 0.1}, {"lora_dropout": 0.3}, {"gradient_checkpointing": True}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{}, {"beta": 0.1}, {"lora_dropout": 0.3}, {"gradient_checkpointing": True}], ids=str
+)
 def test_with_nothing_masked_it_is_stock_trl(tmp_path, settings):
     train = partial(trained, folder=tmp_path, **settings)
     ours = train(EntropyClippingGRPOTrainer, EntropyClippingGRPOConfig, **NOTHING_MASKED)
