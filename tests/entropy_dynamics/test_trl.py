@@ -552,14 +552,16 @@ def test_the_page_of_the_released_setting_names_settings_that_exist():
     assert len(names) > 15 and names <= known, names - known
 
 
-def test_the_readme_snippet_runs(tmp_path):
-    text = (Path(__file__).parents[2] / "README.md").read_text()
+@pytest.mark.parametrize("page", ["README.md", "docs/trl.md"])
+def test_the_snippets_run(tmp_path, page):
+    text = (Path(__file__).parents[2] / page).read_text(encoding="utf-8")
     (snippet,) = re.findall(r"<!-- trl snippet -->\n```python\n(.*?)```", text, re.S)
     assert len(snippet.splitlines()) <= 10
     names = {"model": policy(), "reward": reward, "dataset": dataset(), "tokenizer": character_tokenizer()}
     names["settings"] = SETTINGS | {"output_dir": str(tmp_path)}
     exec(snippet, names)
     assert names["trainer"].state.global_step == 2 and names["trainer"].args.entropy_clipping == "clip_b"
+    assert page == "README.md" or 0 <= names["share"] <= 1
 
 
 OF_PROCESSES = {
