@@ -17,7 +17,6 @@ import os
 import subprocess
 import sys
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -102,20 +101,22 @@ def pytest_configure() -> None:
     else:
         Config, Trainer = trl.GRPOConfig, trl.GRPOTrainer
 
-    @dataclass
-    class GRPOConfig(Config):
-        def __post_init__(self):
-            if self.max_steps < 0:
-                self.max_steps = 2
-            if ours:
-                self.entropy_clipping, self.mu, self.clipping_reading = "clip_v", 0.3, "two-sided"
-            super().__post_init__()
+    before = Config.__post_init__
+
+    def post_init(self):
+        if self.max_steps < 0:
+            self.max_steps = 2
+        if ours:
+            self.entropy_clipping, self.mu, self.clipping_reading = "clip_v", 0.3, "two-sided"
+        before(self)
+
+    Config.__post_init__ = post_init  # in place: trainers pickle their config
 
     class GRPOTrainer(Trainer):
         def __init__(self, *of_trainer, args=None, **others):
-            super().__init__(*of_trainer, args=args or GRPOConfig("unused"), **others)
+            super().__init__(*of_trainer, args=args or Config("unused"), **others)
 
-    trl.GRPOConfig, trl.GRPOTrainer = GRPOConfig, GRPOTrainer
+    trl.GRPOConfig, trl.GRPOTrainer = Config, GRPOTrainer
     # Tests of another version ask for packages that this one does not know of.
     import_utils.__getattr__ = lambda name: (lambda: False) if name.endswith("_available") else _missing(name)
 
