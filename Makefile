@@ -12,7 +12,7 @@ export LC_ALL := C.UTF-8
 
 # `make -j` would check results while they are made.
 .NOTPARALLEL:
-.PHONY: help figures test test-all lint unit alone verl zero3 trl-own-tests nbval replay notebooks tables retrain lab bench paper-scale real data clean
+.PHONY: help figures test test-all lint unit alone verl sharded trl-own-tests nbval replay notebooks tables retrain lab bench paper-scale real data clean
 
 figures: .venv/ready  ## run the notebooks with papermill; figures, tables, manifest -> build/
 	$(BIN)/python -m companion.runner.reproduce
@@ -36,8 +36,8 @@ alone: .venv-alone/ready  ## the library's tests where there is torch alone
 verl: .venv-verl/ready  ## the tests of the plug-in for verl, with verl's trainer on Ray, on a CPU
 	.venv-verl/bin/python -m pytest -m "slow or not slow" --timeout 3000 tests/entropy_dynamics/test_verl.py
 
-zero3: .venv-zero3/ready  ## the test of TRL's trainer on a model that DeepSpeed or FSDP2 divides between two processes, on a CPU
-	.venv-zero3/bin/python -m pytest --timeout 900 tests/entropy_dynamics/test_trl_sharded.py
+sharded: .venv-sharded/ready  ## the test of TRL's trainer on a model that DeepSpeed or FSDP2 divides between two processes, on a CPU
+	.venv-sharded/bin/python -m pytest --timeout 900 tests/entropy_dynamics/test_trl_sharded.py
 
 trl-own-tests: .venv/ready .venv/peft  ## TRL's own tests of GRPOTrainer with its trainer and with ours: CHECKOUT=path of TRL's repository -> build/trl_own
 	$(BIN)/python tests/entropy_dynamics/trl_own_tests.py $(CHECKOUT) $(TESTS) --output build/trl_own
@@ -85,7 +85,7 @@ help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' Makefile
 
 clean:  ## remove the environment and everything built
-	rm -rf .venv .venv-alone .venv-verl .venv-zero3 build
+	rm -rf .venv .venv-alone .venv-verl .venv-sharded build
 
 # Environments are made from nothing: pip cannot mend an installation that was interrupted.
 .venv/ready: requirements.lock requirements-no-deps.lock pyproject.toml
@@ -111,11 +111,11 @@ clean:  ## remove the environment and everything built
 	touch $@
 
 # The companion's environment and DeepSpeed, which is compiled for nothing and changes what accelerate imports.
-.venv-zero3/ready: requirements.lock pyproject.toml
-	$(PYTHON) -m venv --clear .venv-zero3
-	.venv-zero3/bin/python $(PIP_INSTALL) -r requirements.lock
-	DS_BUILD_OPS=0 .venv-zero3/bin/python $(PIP_INSTALL) -c requirements.lock deepspeed==0.19.8
-	.venv-zero3/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+.venv-sharded/ready: requirements.lock pyproject.toml
+	$(PYTHON) -m venv --clear .venv-sharded
+	.venv-sharded/bin/python $(PIP_INSTALL) -r requirements.lock
+	DS_BUILD_OPS=0 .venv-sharded/bin/python $(PIP_INSTALL) -c requirements.lock deepspeed==0.19.8
+	.venv-sharded/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
 # TRL's trainer with adapters; all that it needs is in the lock.
