@@ -50,12 +50,15 @@ WAYS = {
     "zero3": {
         "deepspeed": {
             "zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0},  # or small weights stay whole
-            "zero_allow_untested_optimizer": True,  # torch's Adam; DeepSpeed's own would be compiled
+            "zero_allow_untested_optimizer": True,  # torch's own
+            "gradient_clipping": "auto",  # TRL's, as elsewhere
             "train_micro_batch_size_per_gpu": "auto",
             "gradient_accumulation_steps": "auto",
         },
     },
 }
+# Adam's first step has one size whatever the gradient's is: it would hide a wrong scale and enlarge rounding.
+STEP = {"max_steps": 1, "optim": "sgd", "learning_rate": 0.5}
 METHODS = {
     "clip_v": {"entropy_clipping": "clip_v", "mu": 0.8},
     "target": {
@@ -122,9 +125,7 @@ def _train_in_process(folder, way):
                     state._shared_state["distributed_type"] = DistributedType.MULTI_GPU
                 configured = {"accelerator_config": {"use_configured_state": True}}
                 settings = {"use_cpu": False, "dataloader_pin_memory": False} | configured | WAYS[way]
-            trainer = trained(
-                Scored, EntropyClippingGRPOConfig, folder, **{"max_steps": 1} | METHODS[method] | settings
-            )
+            trainer = trained(Scored, EntropyClippingGRPOConfig, folder, **STEP | METHODS[method] | settings)
             ((_, output),) = trainer.seen
             saved = {name: output[name] for name in TENSORS} | trainer.weights
             saved |= {name: getattr(trainer.statistics, name) for name in STATISTICS}
