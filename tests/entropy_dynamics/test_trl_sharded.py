@@ -51,7 +51,6 @@ WAYS = {
         "deepspeed": {
             "zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0},  # or small weights stay whole
             "zero_allow_untested_optimizer": True,  # torch's own
-            "gradient_clipping": "auto",  # TRL's, as elsewhere
             "train_micro_batch_size_per_gpu": "auto",
             "gradient_accumulation_steps": "auto",
         },
