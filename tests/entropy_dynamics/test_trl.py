@@ -170,7 +170,7 @@ def test_what_is_masked_changes_the_weights_and_is_logged(tmp_path):
 
 @pytest.mark.parametrize("method", ["clip_b", "clip_v"])
 def test_a_target_masks_a_share_of_the_penalised_tokens_in_the_methods_order(tmp_path, method):
-    settings = {"entropy_clipping": method, "entropy_target": 2.5, "entropy_effect": 0.1, "entropy_horizon": 30.0}
+    settings = {"entropy_clipping": method, "clipping_target": 2.5, "entropy_effect": 0.1, "entropy_horizon": 30.0}
     settings["entropy_largest_share"] = 1.0
     trainer = trained(Watched, EntropyClippingGRPOConfig, tmp_path, **settings)
     controller = TargetEntropy(2.5, len(tasks.ALPHABET), 0.1, 30.0)
@@ -194,7 +194,7 @@ def test_a_target_masks_a_share_of_the_penalised_tokens_in_the_methods_order(tmp
 
 
 def test_the_controller_goes_on_from_a_checkpoint(tmp_path):
-    settings = {"entropy_clipping": "clip_v", "entropy_target": 2.8, "max_steps": 4}
+    settings = {"entropy_clipping": "clip_v", "clipping_target": 2.8, "max_steps": 4}
     settings |= {"save_strategy": "steps", "save_steps": 2, "entropy_effect": 1.0, "entropy_largest_share": 1.0}
     straight = trained(EntropyClippingGRPOTrainer, EntropyClippingGRPOConfig, tmp_path, **settings)
     resumed = trained(
@@ -214,7 +214,7 @@ def test_the_controller_goes_on_from_a_checkpoint(tmp_path):
 
 
 def test_a_target_above_the_largest_entropy_is_refused(tmp_path):
-    settings = {"entropy_clipping": "clip_v", "entropy_target": 3.0}
+    settings = {"entropy_clipping": "clip_v", "clipping_target": 3.0}
     with pytest.raises(ValueError, match=r"target is 3\.0, expected above 0 and at most log 17 = 2\.833"):
         trained(EntropyClippingGRPOTrainer, EntropyClippingGRPOConfig, tmp_path, **settings)
 
@@ -316,6 +316,11 @@ def test_a_bad_config_is_refused_by_name(tmp_path, settings, message):
         EntropyClippingGRPOConfig(output_dir=str(tmp_path), **SETTINGS | settings)
 
 
+def test_no_setting_of_trls_own_has_another_meaning():
+    ours = set(EntropyClippingGRPOConfig.__annotations__)
+    assert "mu" in ours and not ours & set(GRPOConfig.__dataclass_fields__)
+
+
 def test_a_trainer_whose_inside_has_moved_is_refused():
     class Renamed:
         def _score(self, inputs): ...
@@ -406,6 +411,7 @@ CONFIGURATIONS = {
     "reference that follows": {"beta": 0.1, "sync_ref_model": True, "ref_model_sync_steps": 1},
     "high entropy only": {"top_entropy_quantile": 0.5},
     "entropy bonus": {"entropy_coef": 0.05},
+    "entropy bonus with TRL's own target": {"entropy_coef": 0.05, "use_adaptive_entropy": True, "entropy_target": 2.5},
     "rewards as they are": {"scale_rewards": "none"},
     "rewards over the batch": {"scale_rewards": "batch"},
     "two-sided clip": {"epsilon": 0.1, "epsilon_high": 0.3, "delta": 1.5, "num_iterations": 2},
@@ -567,7 +573,7 @@ def test_the_snippets_run(tmp_path, page):
 OF_PROCESSES = {
     "threshold": {"mu": 0.8},
     "target": {
-        "entropy_target": 2.5,
+        "clipping_target": 2.5,
         "entropy_effect": 0.1,
         "entropy_horizon": 30.0,
         "entropy_largest_share": 1.0,

@@ -62,7 +62,7 @@ METHODS = {
     "clip_v": {"entropy_clipping": "clip_v", "mu": 0.8},
     "target": {
         "entropy_clipping": "clip_b",
-        "entropy_target": 2.5,
+        "clipping_target": 2.5,
         "entropy_effect": 0.1,
         "entropy_horizon": 30.0,
         "entropy_largest_share": 1.0,
