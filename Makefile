@@ -12,7 +12,7 @@ export LC_ALL := C.UTF-8
 
 # `make -j` would check results while they are made.
 .NOTPARALLEL:
-.PHONY: help figures claim test test-all lint unit alone verl nbval replay notebooks tables retrain lab bench paper-scale real data proofs site clean
+.PHONY: help figures claim test test-all lint unit alone verl sharded trl-own-tests nbval replay notebooks tables retrain lab bench paper-scale real data proofs site clean
 
 figures: .venv/ready  ## run the notebooks with papermill; figures, tables, manifest -> build/
 	$(BIN)/python -m companion.runner.reproduce
@@ -30,7 +30,7 @@ lint: .venv/ready  ## style, and which room may import which
 	$(BIN)/ruff format --check
 	$(BIN)/lint-imports --no-logo
 
-unit: .venv/ready .venv/liger .venv/browser  ## unit and property tests, and the site in a Chromium
+unit: .venv/ready .venv/liger .venv/peft .venv/browser  ## unit and property tests, and the site in a Chromium
 	$(BIN)/python -m pytest -n 2 --timeout 300
 
 alone: .venv-alone/ready  ## the library's tests where there is torch alone
@@ -38,6 +38,12 @@ alone: .venv-alone/ready  ## the library's tests where there is torch alone
 
 verl: .venv-verl/ready  ## the tests of the plug-in for verl, with verl's trainer on Ray, on a CPU
 	.venv-verl/bin/python -m pytest -m "slow or not slow" --timeout 3000 tests/entropy_dynamics/test_verl.py
+
+sharded: .venv-sharded/ready  ## the test of TRL's trainer on a model that DeepSpeed or FSDP2 divides between two processes, on a CPU
+	.venv-sharded/bin/python -m pytest --timeout 900 tests/entropy_dynamics/test_trl_sharded.py
+
+trl-own-tests: .venv/ready .venv/peft  ## TRL's own tests of GRPOTrainer with its trainer and with ours: CHECKOUT=path of TRL's repository -> build/trl_own
+	$(BIN)/python tests/entropy_dynamics/trl_own_tests.py $(CHECKOUT) $(TESTS) --output build/trl_own
 
 nbval: .venv/ready  ## run the notebooks again and compare with their committed outputs -> build/scratch
 	$(BIN)/python -m companion.runner.reproduce --check
@@ -92,7 +98,7 @@ help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' Makefile
 
 clean:  ## remove the environment and everything built
-	rm -rf .venv .venv-alone .venv-site .venv-verl build
+	rm -rf .venv .venv-alone .venv-sharded .venv-site .venv-verl build
 
 # Environments are made from nothing: pip cannot mend an installation that was interrupted.
 .venv/ready: requirements.lock requirements-no-deps.lock pyproject.toml
@@ -122,6 +128,19 @@ clean:  ## remove the environment and everything built
 	$(PYTHON) -m venv --clear .venv-verl
 	.venv-verl/bin/python $(PIP_INSTALL) --no-deps -r requirements-verl.lock
 	.venv-verl/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+# The companion's environment and DeepSpeed, which is compiled for nothing and changes what accelerate imports.
+.venv-sharded/ready: requirements.lock pyproject.toml
+	$(PYTHON) -m venv --clear .venv-sharded
+	.venv-sharded/bin/python $(PIP_INSTALL) -r requirements.lock
+	DS_BUILD_OPS=0 .venv-sharded/bin/python $(PIP_INSTALL) -c requirements.lock deepspeed==0.19.8
+	.venv-sharded/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+# TRL's trainer with adapters; all that it needs is in the lock.
+.venv/peft: .venv/ready
+	$(BIN)/python -m pip install --quiet --no-deps peft==0.21.2
 	touch $@
 
 # Triton's interpreter runs the CUDA kernels on a CPU, for the tests alone. A build of torch with CUDA brings its own.

@@ -3,7 +3,7 @@
 TRL generates, scores and trains as always. Between scoring and training, one forward pass without gradient at the
 sampling policy gives every response token's S and D, and the tokens to be masked are chosen over the generation batch:
 the responses of all processes that TRL generates at once. Its masks serve all micro-batches and iterations that train
-on it. Instead of a threshold `entropy_target` says where mean entropy shall stay: `control.TargetEntropy` then moves
+on it. Instead of a threshold `clipping_target` says where mean entropy shall stay: `control.TargetEntropy` then moves
 the share of the penalised tokens that is masked, those with the lowest S or D first. A masked token keeps its value in
 the loss and loses every gradient: that of the policy, which may be by way of a whole response's ratio, that of the KL
 penalty and that of an entropy bonus. It still counts in the loss's denominators.
@@ -124,28 +124,28 @@ class EntropyClippingGRPOConfig(GRPOConfig):
     clipping_control: bool = field(
         default=False, metadata={"help": "Mask as many tokens of each sign of the advantage, but random ones."}
     )
-    entropy_target: float | None = field(
+    clipping_target: float | None = field(
         default=None,
         metadata={
             "help": "Instead of mu: nats of mean entropy below which it shall not stay; a share of the penalised "
             "tokens is masked, in the method's order."
         },
     )
-    entropy_effect: float = field(
+    clipping_effect: float = field(
         default=0.02,
         metadata={
             "help": "Nats a generation batch that a share of 1 would add to mean entropy if the effect of a small "
             "share went on. A smaller value masks more for the same gap."
         },
     )
-    entropy_largest_share: float = field(
+    clipping_largest_share: float = field(
         default=0.2,
         metadata={
             "help": "Of the penalised tokens that may be masked. Where more are masked than lower entropy when "
             "penalised, entropy falls again and the controller would run away."
         },
     )
-    entropy_horizon: float = field(
+    clipping_horizon: float = field(
         default=10.0, metadata={"help": "Generation batches in which a gap to the target closes."}
     )
 
@@ -154,16 +154,16 @@ class EntropyClippingGRPOConfig(GRPOConfig):
         if self.entropy_clipping not in ("none", *global_clipping.METHODS):
             raise ValueError(f"entropy_clipping is {self.entropy_clipping!r}, expected 'none', 'clip_b' or 'clip_v'")
         if self.entropy_clipping == "none":
-            given = (self.mu, self.clipping_max_fraction, self.entropy_target, self.clipping_control or None)
+            given = (self.mu, self.clipping_max_fraction, self.clipping_target, self.clipping_control or None)
             if any(x is not None for x in given):
                 raise ValueError(
                     "mu, a cap, a target or a control is given, but entropy_clipping is 'none'; choose a method"
                 )
             return
-        if self.entropy_target is not None:
+        if self.clipping_target is not None:
             if self.mu is not None or self.clipping_max_fraction is not None or self.clipping_reading != "released":
                 raise ValueError(
-                    "entropy_target takes the place of mu, a cap and a reading; leave them out, or the target"
+                    "clipping_target takes the place of mu, a cap and a reading; leave them out, or the target"
                 )
             self.controller(2**31)
             return
@@ -188,10 +188,10 @@ class EntropyClippingGRPOConfig(GRPOConfig):
         Raises:
             ValueError: a target, effect or horizon outside its range.
         """
-        gains = {"effect": self.entropy_effect, "horizon": self.entropy_horizon, "largest": self.entropy_largest_share}
-        if not self.entropy_largest_share <= 1:
-            raise ValueError(f"entropy_largest_share is {self.entropy_largest_share}, expected above 0 and at most 1")
-        return TargetEntropy(self.entropy_target, vocabulary, **gains)
+        gains = {"effect": self.clipping_effect, "horizon": self.clipping_horizon, "largest": self.clipping_largest_share}
+        if not self.clipping_largest_share <= 1:
+            raise ValueError(f"clipping_largest_share is {self.clipping_largest_share}, expected above 0 and at most 1")
+        return TargetEntropy(self.clipping_target, vocabulary, **gains)
 
 
 class EntropyClippingGRPOTrainer(GRPOTrainer):
@@ -209,7 +209,7 @@ class EntropyClippingGRPOTrainer(GRPOTrainer):
         super().__init__(*args, **kwargs)
         if not isinstance(self.args, EntropyClippingGRPOConfig):
             raise TypeError(f"args is a {type(self.args).__name__}, expected an EntropyClippingGRPOConfig")
-        if self.args.entropy_target is not None:
+        if self.args.clipping_target is not None:
             self._controller()  # refuses a target above log V
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -271,7 +271,7 @@ class EntropyClippingGRPOTrainer(GRPOTrainer):
         )
         of_processes = {"gather": accelerator.gather, "rank": accelerator.process_index}
         given, logs = (statistics, advantages, mask), {}
-        if args.entropy_target is None:
+        if args.clipping_target is None:
             options = {"reading": args.clipping_reading, "max_fraction": args.clipping_max_fraction}
             batch = of_s if args.entropy_clipping == "clip_b" else of_d
             kept = global_clipping.keep(args.entropy_clipping, *given, batch, mu=args.mu, **options, **of_processes)

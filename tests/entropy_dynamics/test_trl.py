@@ -64,6 +64,7 @@ TERMS = {
     "KL": {"beta": 0.1, "use_bias_correction_kl": True},
     "entropy bonus": {"entropy_coef": 0.1},
     "high entropy": {"top_entropy_quantile": 0.5},
+    "an engine's ratios": {"vllm_importance_sampling_mode": "token_mask"},
 }
 
 
@@ -170,8 +171,8 @@ def test_what_is_masked_changes_the_weights_and_is_logged(tmp_path):
 
 @pytest.mark.parametrize("method", ["clip_b", "clip_v"])
 def test_a_target_masks_a_share_of_the_penalised_tokens_in_the_methods_order(tmp_path, method):
-    settings = {"entropy_clipping": method, "entropy_target": 2.5, "entropy_effect": 0.1, "entropy_horizon": 30.0}
-    settings["entropy_largest_share"] = 1.0
+    settings = {"entropy_clipping": method, "clipping_target": 2.5, "clipping_effect": 0.1, "clipping_horizon": 30.0}
+    settings["clipping_largest_share"] = 1.0
     trainer = trained(Watched, EntropyClippingGRPOConfig, tmp_path, **settings)
     controller = TargetEntropy(2.5, len(tasks.ALPHABET), 0.1, 30.0)
     assert len(trainer.seen) == 2
@@ -194,8 +195,8 @@ def test_a_target_masks_a_share_of_the_penalised_tokens_in_the_methods_order(tmp
 
 
 def test_the_controller_goes_on_from_a_checkpoint(tmp_path):
-    settings = {"entropy_clipping": "clip_v", "entropy_target": 2.8, "max_steps": 4}
-    settings |= {"save_strategy": "steps", "save_steps": 2, "entropy_effect": 1.0, "entropy_largest_share": 1.0}
+    settings = {"entropy_clipping": "clip_v", "clipping_target": 2.8, "max_steps": 4}
+    settings |= {"save_strategy": "steps", "save_steps": 2, "clipping_effect": 1.0, "clipping_largest_share": 1.0}
     straight = trained(EntropyClippingGRPOTrainer, EntropyClippingGRPOConfig, tmp_path, **settings)
     resumed = trained(
         EntropyClippingGRPOTrainer,
@@ -214,7 +215,7 @@ def test_the_controller_goes_on_from_a_checkpoint(tmp_path):
 
 
 def test_a_target_above_the_largest_entropy_is_refused(tmp_path):
-    settings = {"entropy_clipping": "clip_v", "entropy_target": 3.0}
+    settings = {"entropy_clipping": "clip_v", "clipping_target": 3.0}
     with pytest.raises(ValueError, match=r"target is 3\.0, expected above 0 and at most log 17 = 2\.833"):
         trained(EntropyClippingGRPOTrainer, EntropyClippingGRPOConfig, tmp_path, **settings)
 
@@ -253,6 +254,9 @@ def test_masked_tokens_lose_every_gradient_and_others_none(loss_type, level, ter
     log_prob = inputs["old_per_token_logps"] + 0.1 * torch.randn(4, 6, generator=drawn)
     entropy = torch.rand(4, 6, generator=drawn)
     trainer = bare_trainer(loss_type=loss_type, importance_sampling_level=level, **TERMS[terms])
+    if terms == "an engine's ratios":
+        trainer.use_vllm = True
+        inputs["importance_sampling_ratio"] = 2 * torch.rand(4, 6, generator=drawn)
     gradients = {}
     for name, given in {"stock": {}, "masked": {"kept": kept}, "nothing masked": {"kept": mask.bool()}}.items():
         leaves = log_prob.clone().requires_grad_(), entropy.clone().requires_grad_()
@@ -311,6 +315,11 @@ def test_losses_that_weigh_whole_responses_are_trained_with(tmp_path, settings):
 def test_a_bad_config_is_refused_by_name(tmp_path, settings, message):
     with pytest.raises(ValueError, match=message):
         EntropyClippingGRPOConfig(output_dir=str(tmp_path), **SETTINGS | settings)
+
+
+def test_no_setting_of_trls_own_has_another_meaning():
+    ours = set(EntropyClippingGRPOConfig.__annotations__)
+    assert "mu" in ours and not ours & set(GRPOConfig.__dataclass_fields__)
 
 
 def test_a_trainer_whose_inside_has_moved_is_refused():
@@ -403,6 +412,7 @@ CONFIGURATIONS = {
     "reference that follows": {"beta": 0.1, "sync_ref_model": True, "ref_model_sync_steps": 1},
     "high entropy only": {"top_entropy_quantile": 0.5},
     "entropy bonus": {"entropy_coef": 0.05},
+    "entropy bonus with TRL's own target": {"entropy_coef": 0.05, "use_adaptive_entropy": True, "entropy_target": 2.5},
     "rewards as they are": {"scale_rewards": "none"},
     "rewards over the batch": {"scale_rewards": "batch"},
     "two-sided clip": {"epsilon": 0.1, "epsilon_high": 0.3, "delta": 1.5, "num_iterations": 2},
@@ -549,23 +559,25 @@ def test_the_page_of_the_released_setting_names_settings_that_exist():
     assert len(names) > 15 and names <= known, names - known
 
 
-def test_the_readme_snippet_runs(tmp_path):
-    text = (Path(__file__).parents[2] / "README.md").read_text()
+@pytest.mark.parametrize("page", ["README.md", "docs/trl.md"])
+def test_the_snippets_run(tmp_path, page):
+    text = (Path(__file__).parents[2] / page).read_text(encoding="utf-8")
     (snippet,) = re.findall(r"<!-- trl snippet -->\n```python\n(.*?)```", text, re.S)
     assert len(snippet.splitlines()) <= 10
     names = {"model": policy(), "reward": reward, "dataset": dataset(), "tokenizer": character_tokenizer()}
     names["settings"] = SETTINGS | {"output_dir": str(tmp_path)}
     exec(snippet, names)
     assert names["trainer"].state.global_step == 2 and names["trainer"].args.entropy_clipping == "clip_b"
+    assert page == "README.md" or 0 <= names["share"] <= 1
 
 
 OF_PROCESSES = {
     "threshold": {"mu": 0.8},
     "target": {
-        "entropy_target": 2.5,
-        "entropy_effect": 0.1,
-        "entropy_horizon": 30.0,
-        "entropy_largest_share": 1.0,
+        "clipping_target": 2.5,
+        "clipping_effect": 0.1,
+        "clipping_horizon": 30.0,
+        "clipping_largest_share": 1.0,
     },
 }
 
