@@ -188,7 +188,11 @@ class EntropyClippingGRPOConfig(GRPOConfig):
         Raises:
             ValueError: a target, effect or horizon outside its range.
         """
-        gains = {"effect": self.clipping_effect, "horizon": self.clipping_horizon, "largest": self.clipping_largest_share}
+        gains = {
+            "effect": self.clipping_effect,
+            "horizon": self.clipping_horizon,
+            "largest": self.clipping_largest_share,
+        }
         if not self.clipping_largest_share <= 1:
             raise ValueError(f"clipping_largest_share is {self.clipping_largest_share}, expected above 0 and at most 1")
         return TargetEntropy(self.clipping_target, vocabulary, **gains)
