@@ -31,6 +31,7 @@ from torch import Tensor
 from entropy_dynamics import clipping, global_clipping
 from entropy_dynamics.control import TargetEntropy
 from entropy_dynamics.linear_statistics import linear_token_statistics
+from entropy_dynamics.masking_log import masking_log
 from entropy_dynamics.methods import random_subset
 from entropy_dynamics.token_statistics import TokenStatistics, discriminator_of, token_statistics
 
@@ -269,40 +270,22 @@ class EntropyClippingGRPOTrainer(GRPOTrainer):
         """Which response tokens keep their gradient; writes the logs."""
         args, accelerator = self.args, self.accelerator
         total = partial(accelerator.reduce, reduction="sum")
-        of_s, of_d, of_a = (
-            global_clipping.moments(x.expand(mask.shape), mask, reduce=total)
-            for x in (statistics.discriminator, statistics.centred, advantages)
-        )
         of_processes = {"gather": accelerator.gather, "rank": accelerator.process_index}
         given, logs = (statistics, advantages, mask), {}
         if args.clipping_target is None:
             options = {"reading": args.clipping_reading, "max_fraction": args.clipping_max_fraction}
-            batch = of_s if args.entropy_clipping == "clip_b" else of_d
+            judged = statistics.discriminator if args.entropy_clipping == "clip_b" else statistics.centred
+            batch = global_clipping.moments(judged, mask, reduce=total)
             kept = global_clipping.keep(args.entropy_clipping, *given, batch, mu=args.mu, **options, **of_processes)
         else:
-            entropy = total(statistics.entropy[mask].double().sum()).item() / max(1, of_s.tokens)
+            entropy = global_clipping.moments(statistics.entropy, mask, reduce=total).mean
             logs = {"entropy": entropy, "share": self._share(entropy)}
             kept = global_clipping.keep_all_but(
                 args.entropy_clipping, logs["share"], *given, reduce=total, **of_processes
             )
         if args.clipping_control:
             kept = self._as_many_at_random(kept, advantages, mask)
-        predicted = -(advantages * statistics.centred).double()
-        sides = [mask & (advantages > 0), mask & (advantages < 0)]
-        counts = [(side & ~kept).sum() for side in sides] + [side.sum() for side in sides]
-        sums = torch.stack([predicted[mask].sum(), predicted[kept].sum(), *(count.double() for count in counts)])
-        before, after, *counts = total(sums).tolist()
-        logs |= {
-            "mean_s": of_s.mean,
-            "sigma_s": of_s.sigma,
-            "mean_d": of_d.mean,
-            "sigma_d": of_d.sigma,
-            "cov_a_d": -before / max(1, of_s.tokens) - of_a.mean * of_d.mean,
-            "masked_positive": counts[0] / max(1.0, counts[2]),
-            "masked_negative": counts[1] / max(1.0, counts[3]),
-            "predicted_change_unmasked": before / max(1, of_s.tokens),
-            "predicted_change": after / max(1, of_s.tokens),
-        }
+        logs |= masking_log(statistics, advantages, mask, kept, reduce=total)
         for name, value in logs.items():
             self._metrics["train"][f"entropy_clipping/{name}"].append(value)
         return kept

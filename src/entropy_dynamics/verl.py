@@ -21,6 +21,7 @@ from torch import Tensor
 
 from entropy_dynamics import clipping, global_clipping
 from entropy_dynamics.control import TargetEntropy
+from entropy_dynamics.masking_log import masking_log
 from entropy_dynamics.token_statistics import TokenStatistics, token_statistics
 
 TESTED = ("0.9.1",)  # versions of verl
@@ -245,32 +246,16 @@ class EntropyClippingPPOTrainerSync(PPOTrainerSync):
     def _kept(self, statistics: TokenStatistics, advantages: Tensor, mask: Tensor, metrics: dict[str, Any]) -> Tensor:
         """Which tokens (T,) of the packed responses keep their gradient; writes the logs."""
         settings, given, logs = self.entropy_clipping, (statistics, advantages, mask), {}
-        of_s, of_d, of_a, of_h = (
-            global_clipping.moments(x, mask)
-            for x in (statistics.discriminator, statistics.centred, advantages, statistics.entropy)
-        )
+        logs["entropy"] = global_clipping.moments(statistics.entropy, mask).mean
         if self.entropy_controller is not None:
-            logs["share"] = self.entropy_controller.update(of_h.mean)
+            logs["share"] = self.entropy_controller.update(logs["entropy"])
             kept = global_clipping.keep_all_but(settings.method, logs["share"], *given)
         elif settings.method == "clip_b":
             kept = clipping.clip_b(*given, mu=settings.mu, reading=settings.reading)
         else:
             options = {"reading": settings.reading, "max_fraction": settings.max_fraction}
             kept = clipping.clip_v(*given, mu=settings.mu, **options)
-        predicted, tokens = -(advantages * statistics.centred).double(), max(1, of_s.tokens)
-        before, after = (predicted[of].sum().item() / tokens for of in (mask, kept))
-        for name, side in (("positive", mask & (advantages > 0)), ("negative", mask & (advantages < 0))):
-            logs[f"masked_{name}"] = int((side & ~kept).sum()) / max(1, int(side.sum()))
-        logs |= {
-            "mean_s": of_s.mean,
-            "sigma_s": of_s.sigma,
-            "mean_d": of_d.mean,
-            "sigma_d": of_d.sigma,
-            "cov_a_d": -before - of_a.mean * of_d.mean,
-            "entropy": of_h.mean,
-            "predicted_change_unmasked": before,
-            "predicted_change": after,
-        }
+        logs |= masking_log(*given, kept)
         metrics.update({f"entropy_clipping/{name}": value for name, value in logs.items()})
         return kept
 
