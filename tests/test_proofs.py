@@ -32,8 +32,11 @@ def check(tmp_path, text=TEXT, **more):
 
 @needs_coq
 def test_every_theorem_is_proven(tmp_path):
+    (tmp_path / "build").mkdir()
+    (tmp_path / "build" / "of somebody else").touch()
     done = check(tmp_path)
     assert done.returncode == 0, done.stderr
+    assert (tmp_path / "build" / "of somebody else").exists()
     assert done.stdout.startswith(f"{len(THEOREMS)} theorems proven") and "sig_forall_dec" in done.stdout
 
 
