@@ -393,7 +393,7 @@ def exact_remainder(sizes: Sequence[int], *, states: int, seed: int) -> Decision
 
 
 def remainder_bound(adversaries: pd.DataFrame, *, states: int, seed: int) -> Decision:
-    """Every step of the proof holds and is (nearly) sharp, the bound is the sum of its constants, and nothing exceeds it.
+    """Every step of the proof holds and is nearly sharp, the bound is the sum of its constants, and nothing exceeds it.
 
     Args:
         adversaries: alpha, vocabulary, remainder and span of the worst policies that a search found.
