@@ -161,7 +161,7 @@ def masks(gap: float, mu: float) -> Decision:
     size, gaps = len(FOUR), FOUR[0] - np.array(FOUR[1:])
     constant = rest * np.sqrt(2 * size / (size - 1) * gaps.mean() * decades)
     slow, slowly = approaches({"1 - p_1 over its limit": constant}, within=0.03)
-    return proven and held and limits and slow, f"F(s) (SymPy); {line}; {ratios}; {slowly}"
+    return proven and held and limits and slow, f"the path (SymPy); {line}; {ratios}; {slowly}"
 
 
 def many_arms() -> Decision:

@@ -2,7 +2,7 @@ r"""What a batch does on average: how the way advantages are made of a group's r
 
 A group has G independent responses to one prompt. Response i has reward R_i and T_i, the sum of D over its tokens
 (T = D for a response of one token), with E[T] = 0 (Corollary 3.5). To first order, gradient ascent with rate eta on the
-sum over tokens of A log p changes the entropies of its states by -eta sum_i A_i T_i in all. Its mean is
+sum over tokens of A log p changes the entropies of its states by -eta sum_i A_i T_i in all. Each term has the mean
 
     E[A T] = gain Cov(R, T),
 
@@ -156,7 +156,7 @@ def subgroup_table(responses: pd.DataFrame, sizes: Sequence[int]) -> pd.DataFram
 
     Every group of a batch (seed, step) is cut into all its subgroups of each size. Their mean of A T is measured with
     `Variant.advantages`; by the formula it is the sample covariance of the whole group, times the gain with m drawn
-    without replacement. Both are unbiased for E[A T] of a mixed group of eight.
+    without replacement. Both are unbiased for the mean of A T in a subgroup of a mixed group of that many.
 
     Returns:
         seed, step, variant, size, measured and formula: means over the groups of the batch (nats).

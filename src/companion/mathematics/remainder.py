@@ -18,10 +18,10 @@ from torch import Tensor
 
 from entropy_dynamics import theory
 
-# The constants of the proof, in units of the squared span; each is the least for its step.
+# The constants of the proof, in units of the squared span. The first two are the least for their steps.
 SPREAD = 1 / 4  # the variance of a variable in [0, 1]
 CONTRAST = 1 / (6 * math.sqrt(3))  # half the mean absolute deviation of its squared deviation
-MIXING = 1 / (4 * math.e)  # -tau log(4 tau)
+MIXING = 1 / (4 * math.e)  # the most that -tau log(4 tau) can be; tau log(mean f / tau) gets to 0.89 of it
 STEPS_PER_DECADE = 6  # of the search for a trust radius
 
 

@@ -121,11 +121,6 @@ def decide(claim):
         }
         return checks.length_bias(pd.DataFrame({"responses": responses} | means), sequences)
 
-    def gains_of_tokens():
-        tokens = pd.read_csv(ROOT / "data" / "lens_tokens.csv")
-        responses = batches.response_table(tokens[tokens["update"] == 0])
-        return checks.gains_of_tokens(responses, batches.subgroup_table(responses, [2, 8]))
-
     def samplers():
         z, k = sampled(states=200)
         return checks.samplers(sampling.sampler_bias(z, k, temperature=0.7, top_p=0.9, stale_step=1.0))
