@@ -39,6 +39,16 @@ IDLE_LATE = {
     "late/methods/clip-v-capped/seed-0": "no token is 8.5 deviations off",
     "late/sweeps/clip-v-8.5/seed-0": "no token is 8.5 deviations off",
     "late/sweeps/clip-v-two-sided-8.5/seed-0": "no token is 8.5 deviations off",
+    "late/fair/random-mask-like-clip-v/seed-10": "no token is 8.5 deviations off",
+    "late/fair/rarest-mask-like-clip-v/seed-10": "no token is 8.5 deviations off",
+}
+MASKS = ("s", "d", "a-d", "p", "covariance")
+ALIKE = {
+    "late/sweeps/clip-cov-0.1/seed-0": "as with 0.02: there are fewer candidates than either may draw",
+    "late/stale/clip-v/seed-10": "as GRPO there: no token is 8.5 deviations off",
+    "late/stale/clip-v-once-a-batch/seed-10": "as GRPO there: no token is 8.5 deviations off",
+    "late/extra/entrocraft/seed-0": "as NSR: entropy is below its target, and no rewarded response is kept",
+    **{f"late/equal-entropy/{m}-at-0.41/seed-10": "as at 0.27: both ask for the largest share" for m in MASKS},
 }
 
 
@@ -47,9 +57,10 @@ def test_every_rule_and_option_set_acts_late_with_named_exceptions():
     late = {name: document(name) for name in REFERENCES if name.startswith("late/")}
     idle = {name for name, found in late.items() if found == plain} - {"late/methods/grpo/seed-0"}
     assert idle == IDLE_LATE.keys()
-    alike = {"late/sweeps/clip-cov-0.1/seed-0"}  # as clip-cov: there are fewer candidates than either may draw
-    series = [str(found["series"]) for name, found in late.items() if name not in idle | alike]
+    others = {name: str(found["series"]) for name, found in late.items() if name not in idle}
+    series = [found for name, found in others.items() if name not in ALIKE]
     assert len(set(series)) == len(series)  # and each one otherwise
+    assert {others[name] for name in ALIKE} <= set(series)
 
 
 def test_unlike_by_hand():
