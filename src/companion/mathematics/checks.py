@@ -236,7 +236,7 @@ def baseline(sizes: Sequence[int], *, states: int, seed: int) -> Decision:
 def baseline_of_states(
     changes: pd.DataFrame, band: pd.DataFrame, batches: Iterable[tuple[Tensor, Tensor]], step: float
 ) -> Decision:
-    """The band holds more than 5 % of a language model's mass, and its sampled tokens change sign, others do not.
+    """The band holds more than a tenth of a language model's mass, and its sampled tokens change sign, others do not.
 
     Args:
         changes: GRPO changes of the sampled tokens of the `batches` (see `change_table`), with `step` among the steps.
@@ -257,7 +257,7 @@ def baseline_of_states(
     share, band_flips, others_flip = is_band.mean(), flips[is_band].mean(), flips[is_likely].mean()
     return (
         bool(
-            band.baseline.min() > -1e-12 and min(mass.iloc[1], share) > 0.05 and band_flips > 0.99 > 0.01 > others_flip
+            band.baseline.min() > -1e-12 and min(mass.iloc[1], share) > 0.1 and band_flips > 0.99 > 0.01 > others_flip
         ),
         f"E_p[S] never negative; band mass {mass.iloc[1]:.1%} (random policies {mass.iloc[0]:.1%}); {share:.1%} of "
         f"sampled tokens lie in it, and {band_flips:.1%} of those change sign at step {step:g}, {others_flip:.1%} of "
