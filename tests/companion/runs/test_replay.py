@@ -44,7 +44,6 @@ IDLE_LATE = {
 }
 MASKS = ("s", "d", "a-d", "p", "covariance")
 ALIKE = {
-    "late/sweeps/clip-cov-0.1/seed-0": "as with 0.02: there are fewer candidates than either may draw",
     "late/stale/clip-v/seed-10": "as GRPO there: no token is 8.5 deviations off",
     "late/stale/clip-v-once-a-batch/seed-10": "as GRPO there: no token is 8.5 deviations off",
     "late/extra/entrocraft/seed-0": "as NSR: entropy is below its target, and no rewarded response is kept",
