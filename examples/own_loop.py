@@ -63,7 +63,7 @@ def train(*, steps: int, micro_batch: int, mu: float, rank: int = 0, processes: 
     for _ in range(steps):
         prompts = torch.randint(DIGITS, (PROMPTS, LENGTH), generator=drawn).repeat_interleave(GROUP, 0)
         uniform = torch.rand(len(prompts), LENGTH, generator=drawn)
-        mine = slice(rank * len(prompts) // processes, (rank + 1) * len(prompts) // processes)  # whole groups
+        mine = slice(*(GROUP * (PROMPTS * r // processes) for r in (rank, rank + 1)))  # whole groups
         ids = sample(policy, prompts[mine], uniform[mine])
         rewards = (ids[:, :LENGTH].sort().values == ids[:, LENGTH:].sort().values).all(1).float()
         advantages = group_advantages(rewards.view(-1, GROUP)).view(-1, 1)

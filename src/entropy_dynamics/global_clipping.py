@@ -16,6 +16,7 @@ from entropy_dynamics import clipping
 from entropy_dynamics.token_statistics import TokenStatistics
 
 METHODS = ("clip_b", "clip_v")
+ROUNDING = 2.0**-44  # a variance below this share of the mean square is the rounding of the sums
 Collective = Callable[[Tensor], Tensor]
 
 
@@ -45,9 +46,11 @@ class Moments:
 
     @property
     def sigma(self) -> float:
-        """The population deviation."""
+        """The population deviation; 0 where the sums are too coarse to tell it from 0."""
         n = max(1, self.tokens)
-        return math.sqrt(max(0, self.squares / n - (self.total / n) ** 2))  # squares are rounded
+        square = self.squares / n
+        variance = square - (self.total / n) ** 2
+        return math.sqrt(variance) if variance > ROUNDING * square else 0.0
 
 
 def moments(values: Tensor, mask: Tensor, *, reduce: Collective = alone) -> Moments:
@@ -85,14 +88,16 @@ def keep(
     Args:
         method: "clip_b" or "clip_v"; other arguments as there, `max_fraction` for Clip_V only.
         batch: the moments of the whole batch: of S for Clip_B, of D for Clip_V.
-        gather: stacks the tensors (n,) of all processes into (processes n,), in the order of their ranks.
+        gather: puts the tensors (n,) of all processes one after the other, in the order of their ranks: (processes n,)
+            or (processes, n). Only a cap needs it.
         rank: of this process.
 
     Returns:
         bool, of the mask's shape. Where |D| ties at the cap, tokens of lower ranks go first.
 
     Raises:
-        ValueError: an unknown method, a cap with Clip_B, and whatever `clipping.clip_b` and `clipping.clip_v` refuse.
+        ValueError: an unknown method, a cap with Clip_B, a cap on a part without `gather`, and whatever
+            `clipping.clip_b` and `clipping.clip_v` refuse.
     """
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}; choose from {', '.join(METHODS)}")
@@ -109,6 +114,7 @@ def keep(
         outliers = (advantages < 0) & (values < -threshold)
     outliers &= mask
     if max_fraction is not None:
+        _check_whole(int(mask.sum()), batch.tokens, gather)
         outliers = _most_violating(
             values.abs(), outliers, max(1, math.floor(max_fraction * batch.tokens)), gather, rank
         )
@@ -135,13 +141,19 @@ def keep_all_but(
     Returns:
         bool, of the mask's shape: the tokens of this process that keep their gradient. Parts that are not processes
         have to be put together first.
+
+    Raises:
+        ValueError: an unknown method, a share outside 0 to 1, `reduce` without `gather`, and whatever `clipping.clip_b`
+            refuses.
     """
     if method not in METHODS or not 0 <= share <= 1:
         raise ValueError(f"method {method!r}, share {share}: expected {' or '.join(METHODS)} and 0 to 1")
     values = judged(method, statistics)
     clipping.check_batch(values, advantages, mask)
     penalised = mask & (advantages < 0)
-    count = round(share * int(reduce(penalised.sum())))
+    everyones = int(reduce(penalised.sum()))
+    _check_whole(int(penalised.sum()), everyones, gather)
+    count = round(share * everyones)
     return mask & ~_most_violating(-values.double(), penalised, count, gather, rank)
 
 
@@ -150,13 +162,22 @@ def judged(method: str, statistics: TokenStatistics | Tensor) -> Tensor:
     return clipping.discriminator_in(statistics) if method == "clip_b" else clipping.centred_in(statistics)
 
 
+def _check_whole(tokens: int, everyones: int, gather: Collective) -> None:
+    """Raise ValueError where a part would choose as many tokens as the whole batch may."""
+    if gather is alone and tokens != everyones:
+        raise ValueError(
+            f"{tokens} of the batch's {everyones} tokens are here, of which a number is to be chosen over the whole "
+            "batch; pass gather where the parts are processes, or put the parts of this one together first"
+        )
+
+
 def _most_violating(size: Tensor, outliers: Tensor, allowed: int, gather: Collective, rank: int) -> Tensor:
     """Those of the outliers that are among the `allowed` largest of all processes."""
     places = outliers.flatten().nonzero().squeeze(-1)
     order = size.flatten()[places].argsort(descending=True, stable=True)[:allowed]
     own = size.new_full((allowed,), -torch.inf)
     own[: len(order)] = size.flatten()[places[order]]
-    everyone = gather(own)
+    everyone = gather(own).flatten()
     first = everyone.argsort(descending=True, stable=True)[:allowed]
     chosen = first[(first >= rank * allowed) & (first < (rank + 1) * allowed)] - rank * allowed
     chosen = chosen[chosen < len(order)]

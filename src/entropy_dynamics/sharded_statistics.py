@@ -7,7 +7,7 @@ from torch import Tensor
 
 from entropy_dynamics.backends import select
 from entropy_dynamics.theory import check_largest
-from entropy_dynamics.token_statistics import TokenStatistics, check_temperature, from_sums, gathered, log_prob_of
+from entropy_dynamics.token_statistics import TokenStatistics, check_input, from_sums, gathered, log_prob_of
 from entropy_dynamics.vocabulary_sums import together
 
 
@@ -27,7 +27,8 @@ def sharded_token_statistics(
         logits: (..., V_r), those of this process's words.
         tokens: (...), integer indices into the whole vocabulary, the same on all processes.
         first: the index in the whole vocabulary of this process's first word.
-        gather: stacks the tensors of all processes, x to (processes, *x.shape).
+        gather: puts the tensors of all processes that share the vocabulary one after the other: x to
+            (processes, *x.shape), or joined along the first axis.
         temperature, backend, curvature: as in `token_statistics`.
 
     Returns:
@@ -37,14 +38,15 @@ def sharded_token_statistics(
     Raises:
         ValueError: a token that no process has, and whatever `token_statistics` refuses; on all processes.
     """
-    check_temperature(temperature)
+    check_input(logits, tokens, temperature)
     places = tokens.long() - first
     inside = (places >= 0) & (places < logits.shape[-1])
     chosen = select(backend, elements=logits.numel(), device=logits.device)
     with torch.no_grad():
         largest, sums = chosen.vocabulary_sums(logits, temperature, 3 if curvature else 2)
         z_k = gathered(logits, places.where(inside, 0), temperature).where(inside, 0.0)
-        everyone = gather(torch.stack([largest, z_k, inside.to(z_k.dtype), *sums])).flatten(2)
+        own = torch.stack([largest, z_k, inside.to(z_k.dtype), *sums])
+        everyone = gather(own).reshape(-1, len(own), tokens.numel())
         largest, sums = together(everyone[:, 0], everyone[:, 3:])
         z_k, owners = everyone[:, 1].sum(0).view(tokens.shape), everyone[:, 2].sum(0).view(tokens.shape)
         if (owners != 1).any():

@@ -61,12 +61,17 @@ def token_statistics(
             states are; fill those (`logits.masked_fill`). Tokens of another shape or outside the vocabulary; a
             temperature that is not positive and finite; an unknown backend.
     """
+    check_input(logits, tokens, temperature)
+    z_k, largest, sums = _token_sums(logits.detach(), tokens, temperature, 3 if curvature else 2, backend)
+    return from_sums(log_prob_of(logits, tokens, z_k, largest, sums[0].log(), temperature, backend), sums)
+
+
+def check_input(logits: Tensor, tokens: Tensor, temperature: float) -> None:
+    """Raise ValueError for what `token_statistics` refuses before it looks at values."""
     check_temperature(temperature)
     if not logits.is_floating_point() or logits.ndim == 0 or logits.shape[-1] == 0:
         raise ValueError(f"logits must be floating and (..., V), got {logits.dtype} of shape {tuple(logits.shape)}")
     check_shape(tokens, logits)
-    z_k, largest, sums = _token_sums(logits.detach(), tokens, temperature, 3 if curvature else 2, backend)
-    return from_sums(log_prob_of(logits, tokens, z_k, largest, sums[0].log(), temperature, backend), sums)
 
 
 def check_temperature(temperature: float) -> None:

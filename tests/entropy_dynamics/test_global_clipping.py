@@ -106,6 +106,31 @@ def test_nothing_is_masked_where_all_are_alike_or_nothing_is_there():
             )
 
 
+@pytest.mark.parametrize("value", [-0.1, 0.3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("tokens", [1, 7, 1000])
+def test_rounding_of_the_sums_is_no_spread(tokens, dtype, value):
+    d, mask = torch.full((1, tokens), value, dtype=dtype), torch.ones(1, tokens, dtype=torch.bool)
+    every = moments(d, mask)
+    assert every.sigma == 0
+    for reading in ("released", "two-sided"):
+        expected = clipping.clip_v(d, -torch.ones(1, 1), mask, mu=1.0, reading=reading)
+        assert torch.equal(keep("clip_v", d, -torch.ones(1, 1), mask, every, mu=1.0, reading=reading), expected)
+    spread = moments(1 + 1e-5 * torch.tensor([[-1.0, 1.0]], dtype=torch.float64), torch.ones(1, 2, dtype=torch.bool))
+    assert spread.sigma == pytest.approx(1e-5, rel=1e-4)
+
+
+def test_a_part_does_not_take_the_whole_batchs_number_for_itself():
+    batch = split_batch()
+    d, advantages, mask = (batch[name][:10] for name in ("d", "advantages", "mask"))
+    every = moments(batch["d"], batch["mask"])
+    here, there = int(mask.sum()), int(batch["mask"].sum())
+    with pytest.raises(ValueError, match=rf"{here} of the batch's {there} tokens are here.*put the parts"):
+        keep("clip_v", d, advantages, mask, every, mu=1.0, max_fraction=0.05)
+    with pytest.raises(ValueError, match=r"of the batch's .* pass gather"):
+        keep_all_but("clip_v", 0.1, d, advantages, mask, reduce=lambda x: 2 * x)
+
+
 SHARES = [(method, share) for method in ("clip_b", "clip_v") for share in (0.0, 0.03, 0.4, 1.0)]
 
 
@@ -167,10 +192,14 @@ def _total(x):
     return total
 
 
-def _gather(x):
+def _stack(x):
     parts = [torch.empty_like(x) for _ in ROWS]
     distributed.all_gather(parts, x)
-    return torch.cat(parts)
+    return torch.stack(parts)
+
+
+def _gather(x):
+    return _stack(x).flatten()
 
 
 def _process(rank, folder):
@@ -191,6 +220,8 @@ def _process(rank, folder):
     for method, share in SHARES:
         collectives = {"reduce": _total, "gather": _gather, "rank": rank}
         found[f"{method} {share}"] = keep_all_but(method, share, *arguments, **collectives)
+        stacked = keep_all_but(method, share, *arguments, **collectives | {"gather": _stack})
+        assert torch.equal(stacked, found[f"{method} {share}"])
     torch.save(found, f"{folder}/{rank}.pt")
     distributed.destroy_process_group()
 

@@ -86,3 +86,22 @@ def test_every_process_gets_the_error(processes):
     for _, errors in processes:
         assert errors[0] == "token 41 is in the vocabulary of 0 processes, expected one"
         assert "largest logit of a state is nan" in errors[1]
+
+
+def test_one_process_with_either_way_to_gather():
+    logits, tokens = sample(torch.float64)
+    whole = token_statistics(logits, tokens)
+    for gather in (lambda x: x, lambda x: x.unsqueeze(0)):  # joined, and stacked
+        for ours, theirs in zip(sharded_token_statistics(logits, tokens, 0, gather=gather)[:4], whole):
+            assert_close(ours, theirs, rtol=1e-12, atol=1e-13)
+
+
+def test_what_does_not_fit_is_refused_by_name():
+    logits, tokens = sample(torch.float32)
+    for bad in (tokens[:, 1:], tokens[0], tokens.unsqueeze(-1)):
+        with pytest.raises(ValueError, match=r"expected \(4, 6\): one token per state"):
+            sharded_token_statistics(logits, bad, 0, gather=lambda x: x)
+    with pytest.raises(ValueError, match="tokens must be integer vocabulary indices"):
+        sharded_token_statistics(logits, tokens.float(), 0, gather=lambda x: x)
+    with pytest.raises(ValueError, match="logits must be floating"):
+        sharded_token_statistics(tokens.unsqueeze(-1), tokens, 0, gather=lambda x: x)

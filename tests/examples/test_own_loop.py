@@ -30,6 +30,15 @@ def test_micro_batches_train_as_the_whole_batch(example, micro_batch):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("processes", [2, 3, 5])
+def test_any_number_of_processes_has_whole_groups(example, processes, monkeypatch):
+    sizes = []
+    monkeypatch.setattr(example, "group_advantages", lambda rewards: sizes.append(rewards.shape) or rewards)
+    for rank in range(processes):
+        example.train(steps=1, micro_batch=16, mu=1.0, rank=rank, processes=processes)
+    assert {size[1] for size in sizes} == {example.GROUP} and sum(size[0] for size in sizes) == example.PROMPTS
+
+
 def lines(*command):
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
