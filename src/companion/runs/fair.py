@@ -252,7 +252,7 @@ def elsewhere(chosen: Choices) -> Iterator[Runs]:
 
 
 def stages(chosen: Choices) -> Iterator[Runs]:
-    """The runs that the choices come from, and once all is chosen those on test problems; `elsewhere` has none yet."""
+    """The runs that the choices come from, and once all is chosen those on test problems."""
     if chosen.rate is not None:
         yield rates()
     for decided, stage in (("effects", effects), ("strengths", strengths), ("shares", shares)):
@@ -260,6 +260,7 @@ def stages(chosen: Choices) -> Iterator[Runs]:
             yield stage(chosen)
     if chosen.shares is not None:
         yield from (stage(chosen) for stage in (finals, stale, equal_entropy))
+        yield from elsewhere(chosen)
 
 
 def _validated(comparison: str, arms: dict[str, StepConfig], chosen: Choices, *, batches: int, **other) -> Runs:

@@ -25,7 +25,10 @@ NAMES = [runs.comparison for runs in STAGES]
 
 
 def test_stages_come_in_order_and_only_when_they_are_decided():
-    assert NAMES == ["rates", "effects", "strengths", "shares", "fair", "stale", "equal-entropy"]
+    assert [
+        *("rates", "effects", "strengths", "shares", "fair", "stale", "equal-entropy"),
+        *("elsewhere-walks", "elsewhere-other-start"),
+    ] == NAMES
     assert list(fair.stages(Choices(checksum()))) == []
     some = Choices(checksum(), rate=2e-4, batches=192, effects=CHOSEN.effects)
     assert [runs.comparison for runs in fair.stages(some)] == ["rates", "effects"]
