@@ -154,16 +154,19 @@ def at_equal_reward(records: Records, chosen: Choices) -> pd.DataFrame:
     """Pass@32 of each actuator where its Avg@32 first reaches the most that all runs at its target reach.
 
     Returns:
-        By target and name: average, the value reached; step and pass, means over seeds, and low and high of pass.
+        By target and name: average, the value reached; step and pass, means over seeds; and more, low, high: pass minus
+        that of the random mask with bonus, mean over the common seeds and 95 % t-interval.
     """
     rows = {}
     for target in chosen.targets:
         some = {key: record for key, record in records.items() if key[0].endswith(f" at {target:g}")}
         average = min(highest_average(record) for record in some.values())
-        found = at_equal_average(some, average)
-        for arm, own in found.groupby("arm", sort=False):
-            mean, low, high = t_interval(own["pass"])
-            row = {"average": average, "step": own["step"].mean(), "pass": mean, "low": low, "high": high}
+        found = at_equal_average(some, average).pivot(index="seed", columns="arm", values=["step", "pass"])
+        for arm in found["pass"].columns:
+            step, own = found["step"][arm].mean(), found["pass"][arm]
+            row = {"average": average, "step": step, "pass": own.mean()}
+            difference = (own - found["pass"][f"random at {target:g}"]).dropna()
+            row |= dict(zip(("more", "low", "high"), t_interval(difference)))
             rows[target, arm.partition(" at ")[0]] = row
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["target", "name"])
 

@@ -241,6 +241,9 @@ def test_at_equal_reward_is_where_all_arrive():
     found = answers.at_equal_reward(records, CHOSEN)
     assert found.loc[(0.3, "random"), "average"] == pytest.approx((128 + 112 + 96 + 80) / 4 / 8 / 64)
     assert found.loc[(0.3, "random"), "step"] == 128 and found.loc[(0.3, "D"), "step"] == 80
+    assert (found.loc[(0.3, "random"), ["more", "low", "high"]] == 0).all()
+    difference = found.loc[(0.3, "D"), "pass"] - found.loc[(0.3, "random"), "pass"]
+    assert found.loc[(0.3, "D"), "more"] == pytest.approx(difference)
 
 
 def test_elsewhere_has_the_best_free_rival_at_its_setting():
