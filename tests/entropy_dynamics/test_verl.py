@@ -350,7 +350,7 @@ def test_a_target_masks_a_share_of_the_penalised_tokens_in_the_methods_order(mon
 
 def test_without_response_tokens_the_controller_stands_still():
     trainer = object.__new__(verl.EntropyClippingPPOTrainerSync)
-    trainer.entropy_clipping = verl.Settings("clip_b", target=2.0)
+    trainer.entropy_clipping = verl.Settings("clip_b", target=1.5, effect=1.0)  # below the clamp, also from 0
     trainer.entropy_controller, logs = trainer.entropy_clipping.controller(V), {}
     statistics = TokenStatistics(*torch.ones(4, 5))
     kept = trainer._kept(statistics, -torch.ones(5), torch.zeros(5, dtype=torch.bool), logs)
