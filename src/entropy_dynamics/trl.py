@@ -278,8 +278,9 @@ class EntropyClippingGRPOTrainer(GRPOTrainer):
             batch = global_clipping.moments(judged, mask, reduce=total)
             kept = global_clipping.keep(args.entropy_clipping, *given, batch, mu=args.mu, **options, **of_processes)
         else:
-            entropy = global_clipping.moments(statistics.entropy, mask, reduce=total).mean
-            logs = {"entropy": entropy, "share": self._share(entropy)}
+            entropy = global_clipping.moments(statistics.entropy, mask, reduce=total)
+            # Without response tokens, as where all are cut and left out, there is no entropy to control.
+            logs = {"entropy": entropy.mean, "share": self._share(entropy.mean) if entropy.tokens else 0.0}
             kept = global_clipping.keep_all_but(
                 args.entropy_clipping, logs["share"], *given, reduce=total, **of_processes
             )

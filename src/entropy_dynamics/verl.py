@@ -245,10 +245,12 @@ class EntropyClippingPPOTrainerSync(PPOTrainerSync):
 
     def _kept(self, statistics: TokenStatistics, advantages: Tensor, mask: Tensor, metrics: dict[str, Any]) -> Tensor:
         """Which tokens (T,) of the packed responses keep their gradient; writes the logs."""
-        settings, given, logs = self.entropy_clipping, (statistics, advantages, mask), {}
-        logs["entropy"] = global_clipping.moments(statistics.entropy, mask).mean
+        settings, given = self.entropy_clipping, (statistics, advantages, mask)
+        entropy = global_clipping.moments(statistics.entropy, mask)
+        logs = {"entropy": entropy.mean}
         if self.entropy_controller is not None:
-            logs["share"] = self.entropy_controller.update(logs["entropy"])
+            # Where verl has rejected every token there is no entropy to control.
+            logs["share"] = self.entropy_controller.update(entropy.mean) if entropy.tokens else 0.0
             kept = global_clipping.keep_all_but(settings.method, logs["share"], *given)
         elif settings.method == "clip_b":
             kept = clipping.clip_b(*given, mu=settings.mu, reading=settings.reading)

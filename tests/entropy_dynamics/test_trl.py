@@ -214,6 +214,19 @@ def test_the_controller_goes_on_from_a_checkpoint(tmp_path):
     assert torch.equal(weights(straight), weights(resumed))
 
 
+def test_without_response_tokens_the_controller_stands_still():
+    """As where every response is cut, and cut responses are left out."""
+    trainer = bare_trainer(mu=None, clipping_target=2.8, clipping_effect=1.0)
+    output = scored_output()
+    statistics, advantages = trainer._sampled_statistics(output), output["advantages"].unsqueeze(1).expand(8, 5)
+    everything, nothing = torch.ones(8, 5, dtype=torch.bool), torch.zeros(8, 5, dtype=torch.bool)
+    trainer._kept(statistics, advantages, everything)
+    before = trainer._controller()
+    assert torch.equal(trainer._kept(statistics, advantages, nothing), nothing)
+    assert trainer._controller() == before and before.integral > 0
+    assert trainer._metrics["train"]["entropy_clipping/share"][1] == 0
+
+
 def test_a_target_above_the_largest_entropy_is_refused(tmp_path):
     settings = {"entropy_clipping": "clip_v", "clipping_target": 3.0}
     with pytest.raises(ValueError, match=r"target is 3\.0, expected above 0 and at most log 17 = 2\.833"):
@@ -557,6 +570,24 @@ def test_the_page_of_the_released_setting_names_settings_that_exist():
     names = {name.partition("=")[0] for cell in cells for name in re.findall(r"`([a-z][^`]*)`", cell)}
     known = set(EntropyClippingGRPOConfig.__dataclass_fields__) | set(inspect.signature(GRPOTrainer).parameters)
     assert len(names) > 15 and names <= known, names - known
+
+
+# Of the released runs, by verl's older trainer where their files say nothing.
+RELEASED = {
+    **{"learning_rate": 1e-6, "lr_scheduler_type": "constant", "warmup_steps": 0, "weight_decay": 0.01},
+    **{"max_grad_norm": 1.0, "adam_beta1": 0.9, "adam_beta2": 0.999, "epsilon": 0.2, "delta": 3.0, "beta": 0.0},
+    **{"loss_type": "dapo", "importance_sampling_level": "token", "num_iterations": 1, "entropy_coef": 0.0},
+    **{"temperature": 1.0, "scale_rewards": "group", "mask_truncated_completions": False},
+}
+
+
+def test_the_page_of_the_released_setting_names_every_default_of_trl_that_differs():
+    text = (Path(__file__).parents[2] / "docs" / "released_setting.md").read_text(encoding="utf-8")
+    config = GRPOConfig(output_dir="unused", use_cpu=True, bf16=False)
+    differ = {name for name, value in RELEASED.items() if getattr(config, name) != value}
+    assert differ == {"lr_scheduler_type", "weight_decay", "delta"}
+    assert all(name in text for name in differ), text
+    assert 'lr_scheduler_type="constant"' in text and "weight_decay=0.01" in text
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/trl.md"])

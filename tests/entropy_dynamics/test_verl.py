@@ -348,6 +348,17 @@ def test_a_target_masks_a_share_of_the_penalised_tokens_in_the_methods_order(mon
     check_kept(fields, before, ~largest(-values, penalised, round(share * int(penalised.sum()))))
 
 
+def test_without_response_tokens_the_controller_stands_still():
+    trainer = object.__new__(verl.EntropyClippingPPOTrainerSync)
+    trainer.entropy_clipping = verl.Settings("clip_b", target=1.5, effect=1.0)  # below the clamp, also from 0
+    trainer.entropy_controller, logs = trainer.entropy_clipping.controller(V), {}
+    statistics = TokenStatistics(*torch.ones(4, 5))
+    kept = trainer._kept(statistics, -torch.ones(5), torch.zeros(5, dtype=torch.bool), logs)
+    assert not kept.any() and trainer.entropy_controller.integral == 0 == logs["entropy_clipping/share"]
+    trainer._kept(statistics, -torch.ones(5), torch.ones(5, dtype=torch.bool), logs)
+    assert trainer.entropy_controller.integral > 0 and logs["entropy_clipping/share"] > 0
+
+
 def test_the_controller_is_in_verls_checkpoints(monkeypatch, tmp_path):
     overrides = [*METHOD[:1], "+entropy_clipping.target=2.0", f"trainer.default_local_dir={tmp_path}"]
     calls = []
