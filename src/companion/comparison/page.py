@@ -65,5 +65,5 @@ def _compared(records: Path) -> list[list[tuple[pd.DataFrame, str, str]]]:
     return [
         [(first, arm, "GRPO") for arm in answers.METHODS],
         [(second, arm, fair_tables.best_free_arm(chosen)) for arm in answers.METHODS],
-        [(third, *pair) for pair in dict.fromkeys(zip(third["arm"], third["reference"]))],
+        [(third, *pair) for pair in dict.fromkeys(zip(third["arm"], third["reference"])) if pair[0].startswith("D ")],
     ]
