@@ -176,4 +176,4 @@ def test_a_changed_number_is_named_and_a_changed_default_is_no_reference(tmp_pat
     assert word == "DIFFERS" and where == [f"series.reward[0]: {then.document['series']['reward'][0]}, was 0.5"]
     word, where, _ = replay.check(Run(NAME, run.config.model_copy(update={"prompts": 65}), run.start), store)
     assert word == "DIFFERS" and "prompts 64 instead of 65" in where[0]
-    assert replay.check(REFERENCES["early/ledgers/1-x-0.001/seed-0"], store)[0] == "DIFFERS"  # there is none
+    assert replay.check(REFERENCES["early/ledgers/1-x-0.0003/seed-0"], store)[0] == "DIFFERS"  # there is none
