@@ -313,7 +313,7 @@ def test_repo_r_keeps_the_sign_and_doubles_or_halves_its_strength():
         expected = torch.where(A > 0, 1 - zeta * log_p, 1 + zeta * log_p)
         assert torch.allclose(found, expected.where(MASK, 0.0)), entropies
     strong = weights("repo_r", on=FRESH, zeta=1.0)
-    assert strong[1, 1] == 0 and strong[0, 1] == pytest.approx(1 + math.log(10))  # 1 + log 0.05 < 0
+    assert strong[1, 1] == 0 and strong[0, 1].item() == pytest.approx(1 + math.log(10))  # 1 + log 0.05 < 0
 
 
 def test_w_reinforce_replaces_the_advantages():
