@@ -22,7 +22,7 @@ claim: .venv/ready  ## decide one claim alone, make claim ID=lens-sgd; docs/clai
 
 test: lint alone site-where-npm-is unit figures nbval replay  ## everything that takes less than half an hour -> build/
 
-site-where-npm-is:
+site-where-npm-is:  ## the site, where npm reaches its registry -> build/site
 	@if npm ping > /dev/null 2>&1; then $(MAKE) site; else echo "npm brings nothing here: no site is made, and its tests skip, or fail where CI is set"; fi
 
 test-all: .venv/ready  ## what is slow: training from nothing with five seeds, and mutants that replay must notice
