@@ -118,8 +118,8 @@ def with_site_outputs(source):
                 data = output.get("data", {})
                 if "image/png" in data:
                     cell.metadata["mystnb"] = {"image": {"alt": output.metadata["image/png"]["alt"]}}
-                if data.get("text/markdown", "").startswith("**Figure "):
-                    data["text/markdown"] = data["text/markdown"].partition(" *Alt text:")[0]
+                if "text/markdown" in data:  # the numbers behind a figure are not on the site
+                    data["text/markdown"] = re.sub(r"\[([^]]+)\]\(\.\./build/[^)]*\)", r"`\1`", data["text/markdown"])
                 if VERDICT_MIME in data:
                     output.data = {"text/html": verdict_as_html(**data[VERDICT_MIME])}
     return nbformat.writes(notebook)
