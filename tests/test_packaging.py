@@ -118,9 +118,11 @@ def test_the_tests_in_the_sdist_run_there(source, tmp_path):
 OF_A_MACHINE = re.compile(r"(?<![\w.:/-])/(?:home|root|work|Users|mnt)/\w+")
 
 
-@pytest.mark.parametrize("line", ["File /home/me/x.py", "'/root/a'", "/work/scratch"])
-def test_a_path_of_a_machine_is_noticed(line):
-    assert OF_A_MACHINE.search(line)
+@pytest.mark.parametrize("folder", ["home", "root", "work", "Users", "mnt"])
+def test_a_path_of_a_machine_is_noticed(folder):
+    for line in ("File /{}/me/x.py", "'/{}/a'", "/{}/b"):
+        assert OF_A_MACHINE.search(line.format(folder))
+    assert not OF_A_MACHINE.search(f"https://example.com/{folder}/a and proc/{folder}")
 
 
 def test_nothing_in_a_release_names_a_machine(source, wheel):

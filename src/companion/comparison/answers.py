@@ -12,6 +12,7 @@ from scipy import stats
 from companion.comparison.choosing import free_settings
 from companion.comparison.endpoints import HARDER, TRAINED, endpoints
 from companion.comparison.fair_tables import (
+    FIRST_PAIRS,
     Records,
     above_the_free_line,
     at_equal_average,
@@ -181,6 +182,67 @@ def elsewhere(records: Records, chosen: Choices) -> pd.DataFrame:
     of = free_settings(chosen.batches)[kind][chosen.free[kind]]
     free = [of(record).reset_index().assign(arm=arm, seed=seed) for (_, seed), record in grpo.items()]
     return pd.concat([table, *free], ignore_index=True)[table.columns]
+
+
+def free_leads(tests: pd.DataFrame) -> tuple[bool, str]:
+    """Clip_B and Clip_V lose Pass@32 to the free rival on both kinds, and its average is not lower beyond the margin.
+
+    Args:
+        tests: of `against_what_is_free`.
+    """
+    section, of_pass = plan()["tests"], tests[tests["column"] == "pass"]
+    lost = tests[tests["column"] == "avg"]["high"].max()
+    clear = (of_pass["mean"] < 0) & (of_pass["holm"] < section["level"])
+    line = (
+        f"{tests['reference'].iloc[0]} against {' and '.join(METHODS)}, {tests['seeds'].min()} seeds, both kinds: "
+        f"Pass@32 higher by {-of_pass['mean'].max():.3f} to {-of_pass['mean'].min():.3f}, largest p after Holm "
+        f"{of_pass['holm'].max():.2g}; Avg@32 lower by at most {lost:.3f} (end of an interval)"
+    )
+    return bool(clear.all() and lost < section["average_margin"]), line
+
+
+def targets_are_held(holding: pd.DataFrame, runs: int) -> tuple[bool, str]:
+    """Every one of so many controlled runs holds its target.
+
+    Args:
+        holding: of `fair_tables.held`.
+    """
+    line = (
+        f"{len(holding)} runs: mean entropy over the second half at most {holding['off'].abs().max():.4f} nats off its "
+        f"target; it never fell further than {-holding['lowest'].min():.3f} below"
+    )
+    return bool(holding["holds"].all() and len(holding) == runs), line
+
+
+def tokens_matter(tests: pd.DataFrame) -> tuple[bool, str]:
+    """D has a clearly higher Pass@32 than p and than random with bonus, and p than random, at both targets.
+
+    Args:
+        tests: of `which_tokens` with `FIRST_PAIRS`.
+    """
+    of_pass = tests[tests["column"] == "pass"]
+    clear = (of_pass["mean"] > 0) & (of_pass["holm"] < plan()["tests"]["level"])
+    line = (
+        f"D over p, D over random + bonus and p over random + bonus at both targets, {of_pass['seeds'].min()} seeds: "
+        f"Pass@32 higher by {of_pass['mean'].min():.3f} to {of_pass['mean'].max():.3f}, largest p after Holm "
+        f"{of_pass['holm'].max():.2g}"
+    )
+    return bool(clear.all() and len(of_pass) == len(FIRST_PAIRS) * len(plan()["equal_entropy"]["targets"])), line
+
+
+def free_leads_elsewhere(places: Mapping[str, pd.DataFrame], free: str) -> tuple[bool, str]:
+    """A free rival has a higher Pass@32 than GRPO at every place, on both kinds, with every seed.
+
+    Args:
+        places: of `elsewhere`, by name.
+    """
+    wide = [table.pivot(index=["size", "seed"], columns="arm", values="pass") for table in places.values()]
+    gains = pd.concat([table[free] - table["GRPO"] for table in wide])
+    line = (
+        f"{free} minus GRPO, {len(places)} places, two kinds of problems, {len(plan()['elsewhere']['seeds'])} seeds: "
+        f"Pass@32 between {gains.min():+.3f} and {gains.max():+.3f}"
+    )
+    return bool((gains > 0).all() and len(gains) == 2 * len(places) * len(plan()["elsewhere"]["seeds"])), line
 
 
 def grpo_collapses(table: pd.DataFrame) -> tuple[bool, str]:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from companion.comparison import answers, fair_tables, families
-from companion.comparison.endpoints import TRAINED, endpoints, start_endpoints
+from companion.comparison.endpoints import HARDER, TRAINED, endpoints, start_endpoints
 from companion.record import Record
 from companion.runs import comparisons, fair
 from companion.runs.plan import choices
@@ -38,32 +38,38 @@ def results(records: Path) -> str:
 
 
 def three_answers(records: Path) -> str:
-    """The plan's three questions, each with its verdicts on the trained kind, as a Markdown list."""
+    """The plan's three questions, each with its verdicts, as a Markdown list."""
     questions = (
         "Does Clip_B or Clip_V beat GRPO in the paper's own regime?",
         "Does it beat what is free?",
         "At the same entropy, does it matter which tokens are masked?",
     )
     return "\n".join(
-        f"- **{question}** " + "; ".join(families.sentence(*compared, TRAINED) for compared in some) + "."
+        f"- **{question}** " + "; ".join(families.sentence(*compared) for compared in some) + "."
         for question, some in zip(questions, _compared(records))
     )
 
 
 def short_answers(records: Path) -> list[str]:
     """The same verdicts in a few words each, one text a question."""
-    return ["; ".join(families.in_short(*compared, TRAINED) for compared in some) for some in _compared(records)]
+    where = {TRAINED: "", HARDER: ", on harder problems"}
+    return [
+        "; ".join(families.in_short(*compared) + where[compared[-1]] for compared in some)
+        for some in _compared(records)
+    ]
 
 
-def _compared(records: Path) -> list[list[tuple[pd.DataFrame, str, str]]]:
-    """By question: family of tests, arm and reference of each comparison that answers it."""
+def _compared(records: Path) -> list[list[tuple[pd.DataFrame, str, str, int]]]:
+    """By question: family of tests, arm, reference and kind of problems of each comparison that answers it."""
     chosen = choices()
     finals = fair_tables.final_endpoints(committed(fair.finals(chosen), records), chosen)
     held = committed(fair.equal_entropy(chosen), records)
     first, second = answers.in_the_papers_regime(finals), answers.against_what_is_free(finals, chosen)
     third = answers.which_tokens(endpoints(held), fair_tables.held(held), chosen, fair_tables.FIRST_PAIRS)
+    best = fair_tables.best_free_arm(chosen)
+    pairs = dict.fromkeys(zip(third["arm"], third["reference"]))
     return [
-        [(first, arm, "GRPO") for arm in answers.METHODS],
-        [(second, arm, fair_tables.best_free_arm(chosen)) for arm in answers.METHODS],
-        [(third, *pair) for pair in dict.fromkeys(zip(third["arm"], third["reference"])) if pair[0].startswith("D ")],
+        [(first, arm, "GRPO", size) for arm in answers.METHODS for size in (TRAINED, HARDER)],
+        [(second, arm, best, size) for arm in answers.METHODS for size in (TRAINED, HARDER)],
+        [(third, *pair, TRAINED) for pair in pairs if pair[0].startswith("D ")],
     ]

@@ -154,6 +154,51 @@ def test_an_arm_that_does_not_hold_is_not_compared_and_its_tests_still_count():
     assert every["holm"].min() == pytest.approx(min(1, 12 * every["p"].min()))
 
 
+def against_free(free=0.9, average=0.5, harder=0.9):
+    data = table(*(rows(arm, seeds=MANY) for arm in answers.METHODS), rows(FREE, seeds=MANY, average=average))
+    ours = data["arm"] == FREE
+    data.loc[ours, "pass"] += data.loc[ours, "size"].map({3: free, 4: harder}) - 0.8
+    return answers.free_leads(answers.against_what_is_free(data, CHOSEN))
+
+
+def test_the_free_rival_leads_only_on_both_kinds_and_without_a_lower_average():
+    holds, line = against_free()
+    assert holds and f"{FREE} against Clip_B and Clip_V, 10 seeds" in line
+    assert not against_free(free=0.8)[0] and not against_free(harder=0.8)[0]
+    assert not against_free(free=0.7)[0] and not against_free(average=0.48)[0]
+
+
+def test_targets_are_held_by_every_run_or_not():
+    holding = pd.DataFrame({"off": [0.01, -0.015], "lowest": [-0.03, -0.05], "holds": [True, True]})
+    holds, line = answers.targets_are_held(holding, 2)
+    assert holds and "at most 0.0150 nats off" in line and "0.050 below" in line
+    assert not answers.targets_are_held(holding, 3)[0]
+    assert not answers.targets_are_held(holding.assign(holds=[True, False]), 2)[0]
+
+
+def test_tokens_matter_only_in_that_order_and_at_both_targets():
+    def asked(holding=None, **levels):
+        holding = held_table() if holding is None else holding
+        return answers.tokens_matter(answers.which_tokens(controlled(**levels), holding, CHOSEN, FIRST_PAIRS))
+
+    holds, line = asked(D=0.9, p=0.85)
+    assert holds and "10 seeds" in line
+    assert not asked(D=0.85, p=0.9)[0] and not asked(D=0.9)[0] and not asked()[0]
+    assert not asked(held_table(p=0.05), D=0.9, p=0.85)[0]  # whoever does not hold is not compared
+
+
+def test_the_free_rival_leads_elsewhere_with_every_seed_or_not():
+    def asked(gain, seeds=(10, 11, 12), places="ab"):
+        rival = rows(FREE, seeds=seeds, noise=0)
+        rival[0]["pass"] += gain - 0.1
+        data = table(rows("GRPO", seeds=seeds, noise=0, passed=0.7), rival)
+        return answers.free_leads_elsewhere(dict.fromkeys(places, data), FREE)
+
+    holds, line = asked(0.02)
+    assert holds and "between +0.020 and +0.100" in line
+    assert not asked(-0.01)[0] and not asked(0.02, seeds=(10, 11))[0]
+
+
 def start_and_grpo(**change):
     start = rows("start", seeds=MANY, average=0.2, passed=0.95, entropy=0.6, polarization=0.1)
     grpo = rows("GRPO", seeds=MANY, **({"average": 0.5, "passed": 0.8} | change))

@@ -87,18 +87,20 @@ def test_what_takes_long_is_not_trained_unasked(tmp_path):
     assert not store.root.exists()
 
 
-# Whose runs had a core to themselves; the others' seconds are of the clock on a machine that did other work, too.
-ALONE = ("one-update", "methods", "sweeps", "interventions", "ledgers", "anatomies", "language-model-anatomy")
+# Seconds are of the clock, and other work lengthens them: so the fastest run counts; of these none was undisturbed.
+LOADED = {"effects", "shares"}
 
 
 def test_the_guess_is_within_a_factor_of_two_of_what_each_comparison_took():
     store, took, guessed = Store(ROOT / "build" / "nothing", ROOT / "data" / "runs"), Counter(), Counter()
+    best = Counter()
     for name, run in comparisons.named_by_name().items():
-        comparison = name.partition("/")[0]
-        took[comparison] += store.get(name, run.config).made_by["seconds"]
+        comparison, seconds = name.partition("/")[0], store.get(name, run.config).made_by["seconds"]
+        took[comparison] += seconds
         guessed[comparison] += expected_seconds(run.config)
+        best[comparison] = max(best[comparison], expected_seconds(run.config) / seconds)
     assert all(guessed[name] / took[name] < 2 for name in took), (took, guessed)
-    assert all(guessed[name] / took[name] > 1 / 2 for name in ALONE), (took, guessed)
+    assert all(best[name] > 1 / 2 for name in took.keys() - LOADED), best
     assert expected_seconds(comparisons.base(0).model_copy(update={"steps": 9600})) > 3600
 
 
