@@ -86,6 +86,8 @@ def test_far_by_hand():
         assert line.startswith(next(iter(change)))
     assert list(replay.far({"a": [float("nan")]}, {"a": [1.0]}))
     assert not list(replay.far({"a": [3e-11]}, {"a": [-5e-11]})) and list(replay.far({"a": [3e-10]}, {"a": [-5e-10]}))
+    rounding, then = ({"evaluations": [{"step": 0, "kl": kl}]} for kl in (7.9e-9, -4.4e-11))
+    assert not list(replay.far(rounding, then)) and list(replay.far({"evaluations": [{"step": 0, "kl": 3e-7}]}, then))
 
 
 def test_elsewhere_a_run_may_stray_but_not_in_what_its_first_batch_decides(monkeypatch):
