@@ -1,6 +1,6 @@
 """Families of paired tests over seeds, as the plan lays them down: t-tests, Holm's correction, what "beats" is."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -108,13 +108,24 @@ def sentence(tests: pd.DataFrame, arm: str, reference: str, size: int) -> str:
     return f"with {size} numbers ({seeds} seeds) {words[verdict(tests, arm, reference, size)]}: {numbers}"
 
 
-def in_short(tests: pd.DataFrame, arm: str, reference: str, size: int) -> str:
-    """The verdict in a few words, with the difference in Pass@32 and its 95 % interval."""
+def in_short(tests: pd.DataFrame, arm: str, reference: str, kinds: Mapping[int, str]) -> str:
+    """The verdicts in a few words, each with the differences in Pass@32 and their 95 % intervals.
+
+    Args:
+        kinds: the sizes of problems, the words for each; the first has none.
+    """
     words = {"beats": "beats", "trades": "trades average for Pass@32 against", "loses": "loses to"}
     words |= {"alike": "is like", "undecided": "is undecided against"}
-    row = _row(tests, arm, reference, size, "pass")
-    said = words[verdict(tests, arm, reference, size)]
-    return f"{arm} {said} {reference} ({row['mean']:+.3f}, {row['low']:+.3f} to {row['high']:+.3f})"
+    target = arm.partition(" at ")[2]
+    against = reference.removesuffix(f" at {target}")  # what both have in common is said once
+    parts: dict[str, list[str]] = {}
+    for size, kind in kinds.items():
+        row = _row(tests, arm, reference, size, "pass")
+        said = words[verdict(tests, arm, reference, size)]
+        numbers = f"{row['mean']:+.3f}, {row['low']:+.3f} to {row['high']:+.3f}"
+        parts.setdefault(said, []).append(numbers if not kind else f"{kind} {numbers}")
+    first, *others = (f"{said} {{}} ({'; '.join(numbers)})" for said, numbers in parts.items())
+    return " and ".join([f"{arm} {first.format(against)}", *(other.format("it") for other in others)])
 
 
 def _row(tests: pd.DataFrame, arm: str, reference: str, size: int, column: str) -> pd.Series:

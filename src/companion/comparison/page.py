@@ -44,23 +44,24 @@ def three_answers(records: Path) -> str:
         "Does it beat what is free?",
         "At the same entropy, does it matter which tokens are masked?",
     )
-    return "\n".join(
-        f"- **{question}** " + "; ".join(families.sentence(*compared) for compared in some) + "."
-        for question, some in zip(questions, _compared(records))
-    )
+    lines = []
+    for question, (tests, pairs, kinds) in zip(questions, _compared(records)):
+        said = [families.sentence(tests, *pair, kind) for pair in pairs for kind in kinds]
+        lines.append(f"- **{question}** {'; '.join(said)}.")
+    return "\n".join(lines)
 
 
 def short_answers(records: Path) -> list[str]:
     """The same verdicts in a few words each, one text a question."""
-    where = {TRAINED: "", HARDER: ", on harder problems"}
+    words = {TRAINED: "", HARDER: "on harder problems"}
     return [
-        "; ".join(families.in_short(*compared) + where[compared[-1]] for compared in some)
-        for some in _compared(records)
+        "; ".join(families.in_short(tests, *pair, {kind: words[kind] for kind in kinds}) for pair in pairs)
+        for tests, pairs, kinds in _compared(records)
     ]
 
 
-def _compared(records: Path) -> list[list[tuple[pd.DataFrame, str, str, int]]]:
-    """By question: family of tests, arm, reference and kind of problems of each comparison that answers it."""
+def _compared(records: Path) -> list[tuple[pd.DataFrame, list[families.Pair], tuple[int, ...]]]:
+    """By question: the family of tests, the pairs whose comparison answers it, and on which kinds of problems."""
     chosen = choices()
     finals = fair_tables.final_endpoints(committed(fair.finals(chosen), records), chosen)
     held = committed(fair.equal_entropy(chosen), records)
@@ -69,7 +70,7 @@ def _compared(records: Path) -> list[list[tuple[pd.DataFrame, str, str, int]]]:
     best = fair_tables.best_free_arm(chosen)
     pairs = dict.fromkeys(zip(third["arm"], third["reference"]))
     return [
-        [(first, arm, "GRPO", size) for arm in answers.METHODS for size in (TRAINED, HARDER)],
-        [(second, arm, best, size) for arm in answers.METHODS for size in (TRAINED, HARDER)],
-        [(third, *pair, TRAINED) for pair in pairs if pair[0].startswith("D ")],
+        (first, [(arm, "GRPO") for arm in answers.METHODS], (TRAINED, HARDER)),
+        (second, [(arm, best) for arm in answers.METHODS], (TRAINED, HARDER)),
+        (third, [pair for pair in pairs if pair[0].startswith("D ")], (TRAINED,)),
     ]
