@@ -181,14 +181,16 @@ def trust_radius(logits: Tensor, token: Tensor, *, smallest: float = 1e-3, large
     Args:
         logits: (..., V), float64 recommended; token: (...).
     """
-    direction = theory.grpo_logit_update(logits, token, 1.0)
-    first = theory.first_order_change(logits, direction)
+    z, k = logits.reshape(-1, logits.shape[-1]), token.reshape(-1)
+    direction = theory.grpo_logit_update(z, k, 1.0)
+    first = theory.first_order_change(z, direction)
 
-    def is_wrong(alpha: Tensor) -> Tensor:
-        return theory.exact_change(logits, alpha.unsqueeze(-1) * direction) * first * alpha.sign() <= 0
+    def is_wrong(rows: Tensor, alpha: Tensor) -> Tensor:
+        return theory.exact_change(z[rows], alpha.unsqueeze(-1) * direction[rows]) * first[rows] * alpha.sign() <= 0
 
-    def is_turning_back(alpha: Tensor) -> Tensor:
-        return theory.first_order_change(logits + alpha.unsqueeze(-1) * direction, direction) * first < 0
+    def is_turning_back(rows: Tensor, alpha: Tensor) -> Tensor:
+        moved = z[rows] + alpha.unsqueeze(-1) * direction[rows]
+        return theory.first_order_change(moved, direction[rows]) * first[rows] < 0
 
     count = round(STEPS_PER_DECADE * np.log10(largest / smallest)) + 1
     radius = torch.full_like(first, torch.inf)
@@ -196,26 +198,25 @@ def trust_radius(logits: Tensor, token: Tensor, *, smallest: float = 1e-3, large
         low, high = torch.zeros_like(first), torch.full_like(first, torch.inf)
         back_before = torch.zeros_like(first, dtype=torch.bool)
         for size in torch.logspace(np.log10(smallest), np.log10(largest), count, dtype=logits.dtype):
-            point = size.expand_as(first)
-            wrong, back = is_wrong(sign * point), is_turning_back(sign * point)
-            if (dip := back_before & ~back & ~wrong & high.isinf()).any():
-                _, bottom = _bisect(low, point, dip, lambda middle, sign=sign: ~is_turning_back(sign * middle))
-                wrong_at_bottom = dip & is_wrong(sign * bottom)
-                point, wrong = torch.where(wrong_at_bottom, bottom, point), wrong | wrong_at_bottom
-            high = torch.where(wrong & high.isinf(), point, high)
-            low = torch.where(high.isinf(), point, low)
-            back_before = back
-        between = (low > 0) & high.isfinite()
-        _, high = _bisect(low, high, between, lambda middle, sign=sign: is_wrong(sign * middle))
+            rows = (high.isinf() & (low < radius)).nonzero().squeeze(-1)  # where no smaller failure is known
+            point = size.repeat(len(rows))
+            wrong, back = is_wrong(rows, sign * point), is_turning_back(rows, sign * point)
+            if (dip := back_before[rows] & ~back & ~wrong).any():
+                some = rows[dip]
+                _, bottom = _bisect(low[some], point[dip], lambda x, r=some, s=sign: ~is_turning_back(r, s * x))
+                wrong[dip] = wrong_at_bottom = is_wrong(some, sign * bottom)
+                point[dip] = torch.where(wrong_at_bottom, bottom, point[dip])
+            high[rows[wrong]], low[rows[~wrong]], back_before[rows] = point[wrong], point[~wrong], back
+        rows = ((low > 0) & high.isfinite()).nonzero().squeeze(-1)
+        _, high[rows] = _bisect(low[rows], high[rows], lambda x, r=rows, s=sign: is_wrong(r, s * x))
         radius = torch.minimum(radius, high)
-    return radius
+    return radius.reshape(token.shape)
 
 
-def _bisect(low: Tensor, high: Tensor, where: Tensor, is_beyond: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-    """`low` and `high`, 1/6 of a decade apart, within 0.1 % of where `is_beyond` changes; unchanged but `where`."""
+def _bisect(low: Tensor, high: Tensor, is_beyond: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    """`low` and `high`, 1/6 of a decade apart, within 0.1 % of where `is_beyond` changes."""
     for _ in range(9):
-        middle = torch.where(where, (low * high).sqrt(), 1.0)
+        middle = (low * high).sqrt()
         beyond = is_beyond(middle)
-        high = torch.where(where & beyond, middle, high)
-        low = torch.where(where & ~beyond, middle, low)
+        low, high = torch.where(beyond, low, middle), torch.where(beyond, middle, high)
     return low, high
