@@ -41,7 +41,8 @@ def test_any_number_of_processes_has_whole_groups(example, processes, monkeypatc
 
 def lines(*command):
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
     return [line for line in done.stdout.splitlines() if line.startswith("step")]
 
 
@@ -49,7 +50,8 @@ def test_two_processes_train_as_one():
     options = ["--steps", "11", "--mu", "0.5"]
     one = lines(sys.executable, str(FILE), *options)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    assert lines(*launcher, str(FILE), *options) == one and len(one) == 11
+    # On a loaded machine torch now and then aborts while gloo ends, behind the last line; then all is run again.
+    assert lines(*launcher, "--max-restarts", "1", str(FILE), *options)[-11:] == one and len(one) == 11
 
 
 def test_it_learns_and_clip_b_keeps_entropy(example):
