@@ -25,7 +25,7 @@ SURVIVORS = {
     "clip_cov: constant": "late there are fewer candidates than may be drawn, so that all of them are",
     "scorer: any end": "a response without its end token has one character too many to be right otherwise",
 }
-# On another processor only the first batch must be the same, within the tolerance: these act too little in it, or later.
+# On another processor only the first batch must be the same, within the tolerance. These act little in it, or later.
 SMALL = {
     "aspo: constant",
     "ce_gppo: other constant",
