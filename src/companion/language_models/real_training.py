@@ -1,4 +1,4 @@
-"""GRPO on a real language model through TRL, with Clip_B, Clip_V and the random mask, one arm and seed a run.
+"""GRPO on a language model through TRL: plain, with Clip_B, Clip_V, or a random mask like either; one run.
 
     python -m companion.language_models.real_training --arm Clip_B --seed 0
 
@@ -33,6 +33,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "Clip_B": {"entropy_clipping": "clip_b", "mu": 1.0},
     "Clip_V": {"entropy_clipping": "clip_v", "mu": 1.0},
     "random mask": {"entropy_clipping": "clip_b", "mu": 1.0, "clipping_control": True},
+    "random mask like Clip_V": {"entropy_clipping": "clip_v", "mu": 1.0, "clipping_control": True},
 }
 
 
