@@ -8,6 +8,7 @@ defaults suit an accelerator; data/runs has what a CPU can do.
 
 import argparse
 import json
+import os
 import tempfile
 import time
 from pathlib import Path
@@ -102,7 +103,7 @@ def run(config: RealTraining, *, device: str = "cpu", quiet: bool = False, layer
 
     Returns:
         A document of plain JSON values: config; series, one list a logged quantity with one value an update; before and
-        after, the evaluations (see `evaluate`); masked, some masked tokens in context; seconds.
+        after, the evaluations (see `evaluate`); masked, some masked tokens in context; device, by name; seconds.
     """
     start = time.perf_counter()
     torch.manual_seed(config.seed)
@@ -169,7 +170,7 @@ def run(config: RealTraining, *, device: str = "cpu", quiet: bool = False, layer
         "masked": [
             {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in e.items()} for e in trainer.examples
         ],
-        "device": str(next(model.parameters()).device),
+        "device": torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else device,
         "seconds": round(time.perf_counter() - start, 1),
     }
 
@@ -303,6 +304,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("build/runs"), help="folder of the records")
     options = vars(parser.parse_args())
     device, output, formats = (options.pop(name) for name in ("device", "output", "formats"))
+    if torch.device(device).type == "cuda":  # so that a seed gives the same run again
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
     if formats:
         command = f"python -m companion.language_models.real_training --formats --device {device}"
         config = Formats()
