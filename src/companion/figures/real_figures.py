@@ -1,5 +1,7 @@
 """The figures of notebooks 11 and 12: each function draws one table and returns the figure."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 from matplotlib import colormaps
@@ -69,26 +71,30 @@ def coloured_text(tokens: pd.DataFrame) -> Figure:
     return figure
 
 
-def real_runs(bands: pd.DataFrame, seeds: pd.Series) -> Figure:
-    """Entropy, reward and masked share along runs, one column a task: mean over seeds and 95 % band if there are some.
+def real_runs(bands: pd.DataFrame, controls: Mapping[str, str]) -> Figure:
+    """Entropy, reward and masked share along runs, one column a task: means over seeds, 95 % bands of all but controls.
 
     Args:
         bands: quantity, task, arm, step, mean, low, high, of `tables.run_bands`.
-        seeds: how many, by task.
+        controls: by method, the arm that is its control; drawn dashed in the method's colour.
     """
+    methods = {control: method for method, control in controls.items()}
     labels = {"entropy": "mean entropy\n(nats)", "reward": "mean reward", "masked_negative": "masked share,\n$A < 0$"}
+    tasks = list(dict.fromkeys(bands["task"]))
     figure, panels = plt.subplots(
-        len(labels), len(seeds), figsize=(WIDTH, 5.6), squeeze=False, sharex=True, sharey="row"
+        len(labels), len(tasks), figsize=(WIDTH, 5.6), squeeze=False, sharex=True, sharey="row"
     )
     for row, (quantity, label) in zip(panels, labels.items()):
-        for panel, task in zip(row, seeds.index):
+        for panel, task in zip(row, tasks):
             chosen = bands[(bands["quantity"] == quantity) & (bands["task"] == task)]
             for arm, line in chosen.groupby("arm", sort=False):
-                panel.plot(line["step"], line["mean"], color=colour(arm), lw=1.6, label=arm)
-                panel.fill_between(line["step"], line["low"], line["high"], color=colour(arm), alpha=0.12, lw=0)
+                of = methods.get(arm)
+                panel.plot(line["step"], line["mean"], "--" if of else "-", color=colour(of or arm), lw=1.5, label=arm)
+                if not of:
+                    panel.fill_between(line["step"], line["low"], line["high"], color=colour(arm), alpha=0.1, lw=0)
         row[0].set(ylabel=label, ylim=(0, None))
-    for panel, (task, count) in zip(panels[0], seeds.items()):
-        panel.set_title(f"{task}, {count} seed{'s' * (count > 1)}")
+    for panel, task in zip(panels[0], tasks):
+        panel.set_title(task)
     for panel in panels[-1]:
         panel.set_xlabel("update")
     legend(figure, columns=2)

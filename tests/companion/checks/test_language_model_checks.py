@@ -39,6 +39,36 @@ def test_the_planned_test_over_both_tasks():
     assert not checks.keep_more_than_random(one)[0]
 
 
+def test_which_method_the_difference_comes_from():
+    undecided = results()
+    undecided.loc[(undecided["seed"] == 0) & (undecided["arm"] == "Clip_B"), "entropy"] -= 0.5
+    holds, line = checks.most_is_clip_v_s(undecided)
+    assert holds and "Clip_B above its random mask in 4 of 6 pairs, by 0.03 nats" in line
+    assert "Clip_V above its random mask in 6 of 6 pairs, by 0.40 nats; Clip_B alone exact p 0.812" in line
+    assert not checks.most_is_clip_v_s(results())[0]  # Clip_B alone is decided, too
+    for arm, change in (("Clip_V", -0.5), ("Clip_B", 0.3)):  # not in every pair; not by more
+        other = undecided.copy()
+        other.loc[(other["seed"] == 1) & (other["arm"] == arm), "entropy"] += change
+        assert not checks.most_is_clip_v_s(other)[0]
+
+
+def test_no_gain_in_what_is_solved():
+    noise = [0.02, -0.01, 0.0]
+
+    def solved(**more):
+        table = results()
+        base = [0.5 - 0.04 * (arm != "GRPO") + more.get(arm, 0) for arm in table["arm"]]
+        return table.assign(avg=base + table["seed"].map(noise.__getitem__) * (table["arm"] != "GRPO"), **{"pass": 0.8})
+
+    holds, line = checks.no_gain_shows(solved())
+    assert holds and "Clip_V Avg -0.037 [-0.051, -0.022]" in line and "Pass +0.000 [+0.000, +0.000]" in line
+    for arm in ("Clip_B", "Clip_V"):
+        assert not checks.no_gain_shows(solved(**{arm: 0.2}))[0]
+        gain = solved().assign(**{"pass": lambda t, a=arm: 0.8 + 0.1 * (t["arm"] == a) + 0.01 * t["seed"]})
+        assert not checks.no_gain_shows(gain)[0]
+    assert not checks.no_gain_shows(solved(**{"random mask": 0.1}))[0]
+
+
 def test_a_run_without_its_control_is_no_pair():
     with pytest.raises(KeyError, match="random mask like Clip_V"):
         checks.keep_more_than_random(results()[lambda t: t["arm"] != "random mask like Clip_V"])

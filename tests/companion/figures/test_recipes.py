@@ -63,11 +63,18 @@ def line_colours(figure):
     return {line.get_label(): line.get_color() for axes in figure.axes for line in axes.lines}
 
 
+def test_a_control_is_dashed_in_the_colour_of_its_method():
+    runs = bands(["entropy", "reward", "masked_negative"], ["Clip_B", "random mask"]).assign(task="sums")
+    figure = real_figures.real_runs(runs, {"Clip_B": "random mask"})
+    styles = {line.get_label(): (line.get_color(), line.get_linestyle()) for line in figure.axes[0].lines}
+    assert styles == {"Clip_B": (style.colour("Clip_B"), "-"), "random mask": (style.colour("Clip_B"), "--")}
+
+
 def test_a_method_has_its_colour_in_every_figure_of_methods():
     arms = ["GRPO", "Clip_B 2.0", "Clip_V 3.0", "random mask"]
     drawn = [fair_figures.trajectories(bands(["entropy", "reward"], arms), {"entropy": "H", "reward": "r"})]
     runs = bands(["entropy", "reward", "masked_negative"], arms).assign(task="sums")
-    drawn.append(real_figures.real_runs(runs, pd.Series({"sums": 3})))
+    drawn.append(real_figures.real_runs(runs, {}))
     curves = pd.DataFrame(
         [{"size": 3, "arm": a, "k": k, "mean": 0.5, "low": 0.4, "high": 0.6} for a in arms for k in (1, 2)]
     )

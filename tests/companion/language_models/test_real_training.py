@@ -23,6 +23,7 @@ from companion.language_models.real_training import (
 )
 from companion.provenance import ROOT
 from companion.puzzles.gym import task_module
+from companion.record import read_record
 
 
 @pytest.mark.parametrize(
@@ -146,10 +147,10 @@ def test_ways_of_asking_are_measured_one_by_one(small, tmp_path):
 
 
 def test_runs_that_are_missing_beside_others_are_named(tmp_path):
-    assert len(read_runs(ROOT / "data" / "runs", complete=True)) == 16
+    assert len(read_runs(ROOT / "data" / "runs", complete=True)) == 30
     shutil.copytree(ROOT / "data" / "runs", tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("results"))
     (tmp_path / "smollm2-chain-sum" / "clip-b" / "seed-1.json").unlink()
-    assert len(read_runs(tmp_path)) == 15
+    assert len(read_runs(tmp_path)) == 29
     with pytest.raises(ValueError, match="chain_sum, Clip_B, seed 1"):
         read_runs(tmp_path, complete=True)
     shutil.rmtree(tmp_path / "smollm2-chain-sum")
@@ -157,6 +158,17 @@ def test_runs_that_are_missing_beside_others_are_named(tmp_path):
         read_runs(tmp_path, complete=True)
     with pytest.raises(ValueError, match=r"there is no record .*make real does"):
         real_training.read(tmp_path / "nowhere", real_training.FORMATS_NAME)
+
+
+def test_the_records_were_made_by_one_commit_on_one_machine_with_the_defaults():
+    files = sorted((ROOT / "data" / "runs").glob("smollm2-*/*/seed-*.json"))
+    made = [read_record(path)[0].made_by for path in files]
+    assert len({m["commit"] for m in made}) == 1 and not any(m["uncommitted_changes"] for m in made)
+    documents = read_runs(ROOT / "data" / "runs")
+    assert len({document["device"] for document in documents}) == 1
+    for document in documents:
+        varied = {name: document["config"][name] for name in ("task", "arm", "seed")}
+        assert RealTraining(**document["config"]) == RealTraining(**varied)
 
 
 def test_an_empty_folder_says_how_to_fill_it(tmp_path):
