@@ -275,26 +275,44 @@ def steepens(local: pd.DataFrame, shares: Sequence[str]) -> tuple[bool, str]:
     return bool(holds), line
 
 
-def weaker(found: Mapping[str, pd.DataFrame], than: str, shares: Sequence[str]) -> tuple[bool, str]:
+def weaker(
+    found: Mapping[str, pd.DataFrame], than: str, shares: Sequence[str], undecided: Sequence[str] = ()
+) -> tuple[bool, str]:
     """Whether the exponent of every other factor is nearer to 0 than that of `than`, by the ends of their intervals.
 
     Args:
         found: `exponents` by factor.
+        shares: of which it is claimed; undecided: of which it must not hold.
     """
     tables = {factor: table.set_index("share") for factor, table in found.items()}
     strong = tables.pop(than)
-    holds = all(
-        table.loc[share, ["low", "high"]].abs().max() < strong.loc[share, ["low", "high"]].abs().min()
-        for table in tables.values()
-        for share in shares
-    )
+
+    def apart(share: str) -> bool:
+        nearest = strong.loc[share, ["low", "high"]].abs().min()
+        return all(table.loc[share, ["low", "high"]].abs().max() < nearest for table in tables.values())
+
     line = "; ".join(
         f"{share}: "
         + ", ".join(f"{factor} {interval(found.loc[share])}" for factor, found in tables.items())
         + f", {than} {interval(strong.loc[share])}"
-        for share in shares
+        for share in (*shares, *undecided)
     )
-    return bool(holds), line
+    return all(map(apart, shares)) and not any(map(apart, undecided)), line
+
+
+def as_expected_but(against: pd.DataFrame, outside: Sequence[tuple[str, str]]) -> tuple[bool, str]:
+    """Whether all means lie in the ranges that were laid down but those of `outside`, pairs of factor and share.
+
+    Args:
+        against: as `against_predictions`.
+    """
+    wrong = against[against.verdict != "as expected"]
+    parts = [
+        f"{row['factor']}, {row['share']} {interval(row)}, expected {row.expected_low:g} to {row.expected_high:g}"
+        for _, row in wrong.iterrows()
+    ]
+    line = f"{len(against) - len(wrong)} of {len(against)} means in the range laid down; outside: {'; '.join(parts)}"
+    return set(zip(wrong.factor, wrong.share)) == set(outside), line
 
 
 def interval(row: pd.Series) -> str:

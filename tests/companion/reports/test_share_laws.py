@@ -175,6 +175,21 @@ def test_an_exponent_is_weaker_only_with_its_whole_interval():
     assert not share_laws.weaker({"batch": batch, "width": table(-0.6, 0.1)}, "batch", SHARES)[0]
     holds, line = share_laws.weaker({"batch": batch, "width": table(0.0, 0.1)}, "batch", ["net"])
     assert holds and line == "net: width +0.05 [+0.00, +0.10], batch -0.70 [-0.90, -0.50]"
+    wide = table(0.0, 0.1)
+    wide.loc[wide.share == "squared", "high"] = 0.6
+    found = {"batch": batch, "width": wide}
+    assert share_laws.weaker(found, "batch", ["net", "absolute"], ["squared"])[0]
+    assert not share_laws.weaker(found, "batch", ["net"], ["absolute"])[0]  # decided, and said not to be
+
+
+def test_what_came_otherwise_than_expected_is_named():
+    rows = [("batch", "net", "as expected"), ("depth", "net", "not as expected"), ("depth", "absolute", "undecided")]
+    against = pd.DataFrame(rows, columns=["factor", "share", "verdict"])
+    against = against.assign(mean=-0.22, low=-0.26, high=-0.18, expected_low=-0.15, expected_high=0.15)
+    holds, line = share_laws.as_expected_but(against, [("depth", "absolute"), ("depth", "net")])
+    assert holds and "1 of 3 means in the range laid down; outside: depth, net -0.22 [-0.26, -0.18], expected" in line
+    assert not share_laws.as_expected_but(against, [("depth", "net")])[0]
+    assert not share_laws.as_expected_but(against, [("batch", "net"), ("depth", "absolute"), ("depth", "net")])[0]
 
 
 def test_what_was_found_is_held_against_what_was_predicted(tmp_path):
