@@ -85,7 +85,7 @@ else
 	$(BIN)/accelerate launch --config_file build/paper_scale/accelerate.yaml -m companion.language_models.paper_scale
 endif
 
-real: .venv/ready  ## train SmolLM2 with GRPO, Clip_B, Clip_V and a random mask like each, three seeds (an accelerator, or a day) -> build/runs
+real: .venv/ready  ## train SmolLM2 with GRPO, Clip_B, Clip_V and a random mask like each, three seeds (on an accelerator) -> build/runs
 	for task in addition chain_sum; do for seed in 0 1 2; do for arm in GRPO Clip_B Clip_V "random mask" "random mask like Clip_V"; do \
 		$(BIN)/python -m companion.language_models.real_training --task $$task --arm "$$arm" --seed $$seed --output build/runs || exit 1; \
 	done; done; done

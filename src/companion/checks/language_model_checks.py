@@ -56,19 +56,41 @@ def most_is_clip_v_s(results: pd.DataFrame) -> tuple[bool, str]:
     return bool(holds), line
 
 
-def no_gain_shows(results: pd.DataFrame) -> tuple[bool, str]:
-    """Clip_B and Clip_V solve no more than GRPO: no interval is above zero, and mean Avg is below GRPO's in all masks.
+def solved_table(results: pd.DataFrame) -> pd.DataFrame:
+    """Avg and Pass after training of every mask minus GRPO's, and of the methods minus those of their random masks.
 
     Args:
         results: task, arm, seed, avg and pass (of the test problems, after training).
+
+    Returns:
+        arm, reference, column; mean, low, high (95 % t-interval over the pairs, not corrected) and the exact p.
     """
     masks = dict.fromkeys([*CONTROLS, *CONTROLS.values()], "GRPO")
-    avg, solved = (minus(results, column, masks) for column in ("avg", "pass"))
-    parts, holds = [], bool((avg.mean() < 0).all())
-    for arm in CONTROLS:
-        for name, table in (("Avg", avg), ("Pass", solved)):
-            mean, low, high = t_interval(table[arm])
-            holds &= low <= 0
-            parts.append(f"{arm} {name} {mean:+.3f} [{low:+.3f}, {high:+.3f}]")
-    controls = ", ".join(f"{arm} {avg[arm].mean():+.3f}" for arm in CONTROLS.values())
-    return holds, f"minus GRPO, 95 % over {len(avg)} pairs: {'; '.join(parts)}; Avg of {controls}"
+    rows = []
+    for others in (masks, CONTROLS):
+        for column in ("avg", "pass"):
+            for arm, pairs in minus(results, column, others).items():
+                mean, low, high = t_interval(pairs)
+                row = {"arm": arm, "reference": others[arm], "column": column, "mean": mean, "low": low, "high": high}
+                rows.append(row | {"p": sign_flip(pairs)})
+    return pd.DataFrame(rows)
+
+
+def no_gain_shows(table: pd.DataFrame) -> tuple[bool, str]:
+    """Clip_B and Clip_V solve no more than GRPO or as many random tokens: no interval of theirs is above zero, and with
+    every mask, a random one, too, the mean Avg is below GRPO's.
+
+    Args:
+        table: as `solved_table`.
+    """
+    of_masks = table[(table["reference"] == "GRPO") & (table["column"] == "avg")]
+    methods = table[table["arm"].isin(list(CONTROLS))]
+    parts = [
+        f"{row['arm']} {row['column']} {row['mean']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
+        for _, row in table[table["reference"] == "GRPO"].iterrows()
+    ]
+    controls = [
+        f"{row['arm']} {row['column']} {row['mean']:+.3f}" for _, row in table[table["reference"] != "GRPO"].iterrows()
+    ]
+    holds = bool((methods["low"] <= 0).all() and (of_masks["mean"] < 0).all())
+    return holds, f"minus GRPO, 95 %: {'; '.join(parts)}; minus as many random tokens: {', '.join(controls)}"

@@ -45,7 +45,7 @@ def findings(table: pd.DataFrame) -> Figure:
         panel.invert_yaxis()
         panel.set_title(question, loc="left", fontweight="bold")
         panel.grid(axis="y", visible=False)
-    panels[-1].set(xlim=(0, 1.13), xticks=np.linspace(0, 1, 5))
+    panels[-1].set(xlim=(0, 1.22), xticks=np.linspace(0, 1, 5))
     panels[-1].xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     return figure
 

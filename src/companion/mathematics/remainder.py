@@ -23,6 +23,7 @@ SPREAD = 1 / 4  # the variance of a variable in [0, 1]
 CONTRAST = 1 / (6 * math.sqrt(3))  # half the mean absolute deviation of its squared deviation
 MIXING = 1 / (4 * math.e)  # the most that -tau log(4 tau) can be; tau log(mean f / tau) gets to 0.89 of it
 STEPS_PER_DECADE = 6  # of the search for a trust radius
+PIECE = 2**19  # numbers of logits that are searched at a time: 4 MB, which a cache holds
 
 
 def remainder(logits: Tensor, delta: Tensor) -> Tensor:
@@ -182,6 +183,13 @@ def trust_radius(logits: Tensor, token: Tensor, *, smallest: float = 1e-3, large
         logits: (..., V), float64 recommended; token: (...).
     """
     z, k = logits.reshape(-1, logits.shape[-1]), token.reshape(-1)
+    rows = max(1, PIECE // z.shape[-1])
+    radii = [_radius(*piece, smallest, largest) for piece in zip(z.split(rows), k.split(rows))]
+    return torch.cat(radii).reshape(token.shape)
+
+
+def _radius(z: Tensor, k: Tensor, smallest: float, largest: float) -> Tensor:
+    """`trust_radius` of the states z (n, V) and tokens k (n,)."""
     direction = theory.grpo_logit_update(z, k, 1.0)
     first = theory.first_order_change(z, direction)
 
@@ -197,7 +205,7 @@ def trust_radius(logits: Tensor, token: Tensor, *, smallest: float = 1e-3, large
     for sign in (1.0, -1.0):
         low, high = torch.zeros_like(first), torch.full_like(first, torch.inf)
         back_before = torch.zeros_like(first, dtype=torch.bool)
-        for size in torch.logspace(np.log10(smallest), np.log10(largest), count, dtype=logits.dtype):
+        for size in torch.logspace(np.log10(smallest), np.log10(largest), count, dtype=z.dtype):
             rows = (high.isinf() & (low < radius)).nonzero().squeeze(-1)  # where no smaller failure is known
             point = size.repeat(len(rows))
             wrong, back = is_wrong(rows, sign * point), is_turning_back(rows, sign * point)
@@ -210,7 +218,7 @@ def trust_radius(logits: Tensor, token: Tensor, *, smallest: float = 1e-3, large
         rows = ((low > 0) & high.isfinite()).nonzero().squeeze(-1)
         _, high[rows] = _bisect(low[rows], high[rows], lambda x, r=rows, s=sign: is_wrong(r, s * x))
         radius = torch.minimum(radius, high)
-    return radius.reshape(token.shape)
+    return radius
 
 
 def _bisect(low: Tensor, high: Tensor, is_beyond: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:

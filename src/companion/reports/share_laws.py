@@ -44,6 +44,8 @@ def states_table(records: Mapping[tuple[str, int], Record]) -> pd.DataFrame:
     own = table.own.abs()
     return table.assign(
         net=own / table[list(PARTS)].abs().sum(axis=1),
+        others_net=table.others.abs() / table[list(PARTS)].abs().sum(axis=1),
+        right=table.theorem * table[list(PARTS)].sum(axis=1) > 0,
         absolute_share=own / table.absolute,
         squared=own**2 / table.squares,
         total=table[list(PARTS)].sum(axis=1),
@@ -51,11 +53,14 @@ def states_table(records: Mapping[tuple[str, int], Record]) -> pd.DataFrame:
 
 
 def shares_table(states: pd.DataFrame) -> pd.DataFrame:
-    """One row an arm, seed and batch size: problems, tokens (mean over the states' batches), `SHARES` and signed."""
+    """One row an arm, seed and batch size, means over states: problems, tokens, `SHARES`, others (net share of the
+    other problems), right (share of states whose first-order change has the theorem's sign), and signed."""
     groups = states.groupby(["arm", "seed", "problems"], sort=False)
-    means = groups[["tokens", "net", "absolute_share", "squared"]].mean()
+    means = groups[["tokens", "net", "absolute_share", "squared", "others_net", "right"]].mean()
     signed = groups[["own", "total"]].apply(lambda x: (x.own * x.total).sum() / (x.total**2).sum())
-    return means.rename(columns={"absolute_share": "absolute"}).assign(signed=signed).reset_index()
+    return (
+        means.rename(columns={"absolute_share": "absolute", "others_net": "others"}).assign(signed=signed).reset_index()
+    )
 
 
 def at_tokens(shares: pd.DataFrame, tokens: float) -> pd.DataFrame:
@@ -241,18 +246,19 @@ def falls_by_law(table: pd.DataFrame, errors: pd.DataFrame, laws: Mapping[str, s
 
     Args:
         table: as `exponents`.
-        errors: as `held_out`, with each share's law and the rivals: dilution, constant.
+        errors: as `held_out`, with each share's law and the rivals: power law, dilution, constant.
         laws: by share.
     """
     slopes, error = table.set_index("share"), errors.pivot(index="share", columns="law", values="error")
     holds = all(
         -1 < slopes.low[share] <= slopes.high[share] < 0
-        and error.loc[share, law] < error.loc[share, ["dilution", "constant"]].min()
+        and error.loc[share, law] < error.loc[share, ["power law", "dilution", "constant"]].min()
         for share, law in laws.items()
     )
     line = "; ".join(
         f"{share}: exponent {interval(slopes.loc[share])}, largest size within a factor "
-        f"{np.exp(error.loc[share, law]):.2f} ({law}), {np.exp(error.loc[share, 'dilution']):.2f} (dilution), "
+        f"{np.exp(error.loc[share, law]):.2f} ({law}), {np.exp(error.loc[share, 'power law']):.2f} (power law), "
+        f"{np.exp(error.loc[share, 'dilution']):.2f} (dilution), "
         f"{np.exp(error.loc[share, 'constant']):.2f} (constant)"
         for share, law in laws.items()
     )
@@ -288,7 +294,8 @@ def weaker(
     strong = tables.pop(than)
 
     def apart(share: str) -> bool:
-        nearest = strong.loc[share, ["low", "high"]].abs().min()
+        low, high = strong.loc[share, ["low", "high"]]
+        nearest = 0 if low <= 0 <= high else min(abs(low), abs(high))
         return all(table.loc[share, ["low", "high"]].abs().max() < nearest for table in tables.values())
 
     line = "; ".join(

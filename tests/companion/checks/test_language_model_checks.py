@@ -60,13 +60,18 @@ def test_no_gain_in_what_is_solved():
         base = [0.5 - 0.04 * (arm != "GRPO") + more.get(arm, 0) for arm in table["arm"]]
         return table.assign(avg=base + table["seed"].map(noise.__getitem__) * (table["arm"] != "GRPO"), **{"pass": 0.8})
 
-    holds, line = checks.no_gain_shows(solved())
-    assert holds and "Clip_V Avg -0.037 [-0.051, -0.022]" in line and "Pass +0.000 [+0.000, +0.000]" in line
+    holds, line = checks.no_gain_shows(checks.solved_table(solved()))
+    assert holds and "Clip_V avg -0.037 [-0.051, -0.022]" in line and "Clip_B pass +0.000 [+0.000, +0.000]" in line
+    assert line.endswith(
+        "minus as many random tokens: Clip_B avg +0.000, Clip_V avg +0.000, Clip_B pass +0.000, Clip_V pass +0.000"
+    )
+    table = checks.solved_table(solved()).set_index(["arm", "reference", "column"])
+    assert len(table) == 12 and table.loc[("random mask", "GRPO", "avg"), "p"] == 2 / 64
     for arm in ("Clip_B", "Clip_V"):
-        assert not checks.no_gain_shows(solved(**{arm: 0.2}))[0]
+        assert not checks.no_gain_shows(checks.solved_table(solved(**{arm: 0.2})))[0]
         gain = solved().assign(**{"pass": lambda t, a=arm: 0.8 + 0.1 * (t["arm"] == a) + 0.01 * t["seed"]})
-        assert not checks.no_gain_shows(gain)[0]
-    assert not checks.no_gain_shows(solved(**{"random mask": 0.1}))[0]
+        assert not checks.no_gain_shows(checks.solved_table(gain))[0]
+    assert not checks.no_gain_shows(checks.solved_table(solved(**{"random mask": 0.1})))[0]
 
 
 def test_a_run_without_its_control_is_no_pair():

@@ -21,6 +21,7 @@ ROOMS = ("companion.mathematics", "companion.dynamics", "entropy_dynamics")
 DECIDED_FROM_RECORDS = {  # of training or of single steps: about a network, not about a formula
     *("corollary-3.5-training", "effective-step", "alpha-measured", "parameters-first-order", "theorem-by-batch"),
     *("theorem-by-state-real", "unseen-states", "optimizers", "kernel-own", "ledger-along-a-run"),
+    *("own-share-predictions", "own-share-batch", "own-share-bends", "own-share-size"),
     *("law-rule", "law-of-training", "law-of-masks", "law-exponents", "law-of-time"),
 }
 HEAD = """# Wrong formulas that the checks must notice

@@ -157,6 +157,8 @@ def test_a_share_falls_by_its_law_and_the_wrong_twins_do_not():
     holds, line = share_laws.falls_by_law(table, errors, ALIKE)
     assert holds and "(dilution)" in line
     assert share_laws.steepens(local, SHARES)[0]
+    table, errors, _ = decided(PLANTED["power law"])
+    assert not share_laws.falls_by_law(table, errors, ALIKE)[0]
     for twin in ("dilution", "constant"):
         table, errors, local = decided(PLANTED[twin])
         assert not share_laws.falls_by_law(table, errors, ALIKE)[0]
@@ -173,6 +175,7 @@ def test_an_exponent_is_weaker_only_with_its_whole_interval():
     assert share_laws.weaker({"batch": batch, "width": table(-0.2, 0.4), "depth": table(0.0, 0.1)}, "batch", SHARES)[0]
     assert not share_laws.weaker({"batch": batch, "width": table(-0.2, 0.6)}, "batch", SHARES)[0]
     assert not share_laws.weaker({"batch": batch, "width": table(-0.6, 0.1)}, "batch", SHARES)[0]
+    assert not share_laws.weaker({"batch": table(-0.9, 0.8), "width": table(-0.2, 0.4)}, "batch", SHARES)[0]
     holds, line = share_laws.weaker({"batch": batch, "width": table(0.0, 0.1)}, "batch", ["net"])
     assert holds and line == "net: width +0.05 [+0.00, +0.10], batch -0.70 [-0.90, -0.50]"
     wide = table(0.0, 0.1)

@@ -132,7 +132,8 @@ def test_replay_notices_every_mutant():
         print(f"{what:45}{noticed or 'SURVIVES'}")
     survivors = {what for what, noticed in found.items() if noticed is None}
     store = Store(ROOT / "data" / "replay")
-    if all(on_this_machine(store.get(name, run.config)) for name, run in REFERENCES.items()):
+    tried = [name for name in REFERENCES if name.startswith(("late/", *(mutant["replays"] for mutant in MUTANTS)))]
+    if all(on_this_machine(store.get(name, REFERENCES[name].config)) for name in tried):
         assert survivors == SURVIVORS.keys()
     else:
         assert survivors <= SURVIVORS.keys() | SMALL
