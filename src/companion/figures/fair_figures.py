@@ -1,6 +1,7 @@
 """The figures of notebooks 09 and 10, and runs in 08: each function draws tables and returns the figure."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -41,6 +42,13 @@ def differences(table: pd.DataFrame, *, label: str = "minus GRPO's") -> Figure:
     return figure
 
 
+def _look(arm: str) -> dict[str, Any]:
+    """GRPO is dashed and on top, so that it shows where another arm lies on it; masks are dashed, the start dotted."""
+    if arm == "GRPO":
+        return {"ls": (0, (4, 3)), "zorder": 4}
+    return {"ls": ":" if arm == "start" else "--" if "mask" in arm else "-"}
+
+
 def trajectories(table: pd.DataFrame, labels: Mapping[str, str]) -> Figure:
     """Quantities along runs, mean over seeds with 95 % bands: a panel a quantity, a line an arm.
 
@@ -50,8 +58,7 @@ def trajectories(table: pd.DataFrame, labels: Mapping[str, str]) -> Figure:
     figure, panels = plt.subplots(len(labels), 1, figsize=(WIDTH, 1.9 * len(labels) + 0.8), sharex=True)
     for panel, (quantity, label) in zip(panels, labels.items()):
         for arm, line in table[table["quantity"] == quantity].groupby("arm", sort=False):
-            style = "--" if "mask" in arm else "-"
-            panel.plot(line["step"], line["mean"], color=colour(arm), ls=style, lw=1.5, label=arm)
+            panel.plot(line["step"], line["mean"], color=colour(arm), lw=1.5, label=arm, **_look(arm))
             panel.fill_between(line["step"], line["low"], line["high"], color=colour(arm), alpha=0.15, lw=0)
         panel.set_ylabel(label)
     panels[-1].set_xlabel("batch")
@@ -64,8 +71,7 @@ def pass_curves(curves: pd.DataFrame, titles: Mapping[int, str]) -> Figure:
     figure, panels = plt.subplots(1, 2, figsize=(WIDTH, 3.0), sharey=True)
     for panel, (size, title) in zip(panels, titles.items()):
         for arm, line in curves[curves["size"] == size].groupby("arm", sort=False):
-            style = ":" if arm == "start" else "-"
-            panel.plot(line["k"], line["mean"], color=colour(arm), ls=style, lw=1.5, label=arm)
+            panel.plot(line["k"], line["mean"], color=colour(arm), lw=1.5, label=arm, **_look(arm))
             panel.fill_between(line["k"], line["low"], line["high"], color=colour(arm), alpha=0.12, lw=0)
         panel.set_xscale("log", base=2)
         panel.set(xlabel="K (log)", title=title.replace(" (", "\n("), ylim=(0, 1))
@@ -96,12 +102,15 @@ def pass_rates(shares: pd.DataFrame) -> Figure:
     return figure
 
 
-def frontier(points: pd.DataFrame, *, lines: Sequence[str], titles: Mapping[int, str]) -> Figure:
+def frontier(
+    points: pd.DataFrame, *, lines: Sequence[str], titles: Mapping[int, str], chosen: Sequence[str] = ()
+) -> Figure:
     """Pass@32 against Avg@32, both minus GRPO's with the same seed, with 95 % intervals; one panel a kind of problems.
 
     Args:
         points: size, family, and for avg and pass: NAME, NAME_low, NAME_high, in the order of the strength.
         lines: the families that are drawn as lines; all others are grey points.
+        chosen: the arms that get a ring.
     """
     figure, panels = plt.subplots(len(titles), 1, figsize=(WIDTH, 3.6 * len(titles) + 0.8))
     for panel, (size, title) in zip(panels, titles.items()):
@@ -115,6 +124,8 @@ def frontier(points: pd.DataFrame, *, lines: Sequence[str], titles: Mapping[int,
             style = "none" if family not in lines else "-" if family in COLOURS else "--"
             look = {"color": shade, "marker": "o", "ms": 4, "lw": 1.5, "ls": style}
             panel.plot(line["avg"], line["pass"], label=family if family in lines else "other arms", **look)
+        ringed = points[(points["size"] == size) & points["arm"].isin(chosen)]
+        panel.plot(ringed["avg"], ringed["pass"], "o", ms=9, mfc="none", mec=INK, mew=1.2, zorder=6, label="chosen")
         panel.plot(0, 0, ls="none", marker="*", color=INK, ms=12, zorder=5, label="GRPO")
         panel.set(title=title, xlabel="Avg@32 minus GRPO's", ylabel="Pass@32 minus GRPO's")
     legend(figure, columns=2)
@@ -145,10 +156,12 @@ def holding(series: pd.DataFrame, targets: Sequence[float], names: Sequence[str]
     for row, target in zip(panels, targets):
         for name, some in series[series["target"] == target].groupby("name", sort=False):
             look = {"color": shades.get(name, FAINT), "lw": 1.5 if name in shades else 0.8}
+            look["ls"] = "--" if name == "random" else "-"
             for panel, quantity in zip(row, ("entropy", "strength")):
                 smooth = some[quantity].rolling(9, center=True, min_periods=1).mean()
                 panel.plot(some["step"], smooth, label=name if name in shades else None, **look)
         row[0].axhline(target, color=INK, lw=0.8, ls="--")
+        row[0].set_title(f"target {target:g} nats")
         row[0].set_ylabel("mean entropy\nof the batch (nats)")
         row[1].set_ylabel("strength, of\nits largest")
     for panel in panels[-1]:

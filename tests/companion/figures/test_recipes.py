@@ -63,6 +63,19 @@ def line_colours(figure):
     return {line.get_label(): line.get_color() for axes in figure.axes for line in axes.lines}
 
 
+def test_chosen_settings_are_ringed_and_no_others():
+    rows = [
+        {"size": 3, "family": f, "arm": a, "avg": x, "pass": -x}
+        for f, a, x in (("Clip_B", "Clip_B", 0.1), ("Clip_B", "Clip_B 2", 0.2))
+    ]
+    limits = {f"{name}_{end}": x for name in ("avg", "pass") for end, x in (("low", -1.0), ("high", 1.0))}
+    points = pd.DataFrame(rows).assign(**limits)
+    titles = {3: "three", 4: "four"}
+    figure = fair_figures.frontier(points, lines=["Clip_B"], titles=titles, chosen=["Clip_B"])
+    (rings,) = [line for line in figure.axes[0].lines if line.get_label() == "chosen"]
+    assert rings.get_xydata().tolist() == [[0.1, -0.1]]
+
+
 def test_a_control_is_dashed_in_the_colour_of_its_method():
     runs = bands(["entropy", "reward", "masked_negative"], ["Clip_B", "random mask"]).assign(task="sums")
     figure = real_figures.real_runs(runs, {"Clip_B": "random mask"})
