@@ -599,7 +599,24 @@ def test_the_snippets_run(tmp_path, page):
     names["settings"] = SETTINGS | {"output_dir": str(tmp_path)}
     exec(snippet, names)
     assert names["trainer"].state.global_step == 2 and names["trainer"].args.entropy_clipping == "clip_b"
-    assert page == "README.md" or 0 <= names["share"] <= 1
+    assert page == "README.md" or (len(names["shares"]) == 2 and all(0 <= share <= 1 for share in names["shares"]))
+
+
+def test_the_average_with_the_start_is_nine_parts_end_and_one_part_start():
+    text = (Path(__file__).parents[2] / "docs" / "trl.md").read_text(encoding="utf-8")
+    (snippet,) = re.findall(r"<!-- averaging snippet -->\n```python\n(.*?)```", text, re.S)
+    model = policy()
+    before = {name: value.clone() for name, value in model.named_parameters()}
+
+    class Trainer:
+        def train(self):
+            with torch.no_grad():
+                for value in model.parameters():
+                    value.add_(1.0)
+
+    exec(snippet, {"model": model, "trainer": Trainer()})
+    for name, value in model.named_parameters():
+        assert torch.allclose(value, before[name] + 0.9, atol=1e-6), name
 
 
 OF_PROCESSES = {
