@@ -304,7 +304,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("build/runs"), help="folder of the records")
     options = vars(parser.parse_args())
     device, output, formats = (options.pop(name) for name in ("device", "output", "formats"))
-    if torch.device(device).type == "cuda":  # so that a seed gives the same run again
+    if torch.device(device).type == "cuda":  # so that a seed gives the same run again where torch has such kernels
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
     if formats:

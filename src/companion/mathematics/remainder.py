@@ -23,7 +23,7 @@ SPREAD = 1 / 4  # the variance of a variable in [0, 1]
 CONTRAST = 1 / (6 * math.sqrt(3))  # half the mean absolute deviation of its squared deviation
 MIXING = 1 / (4 * math.e)  # the most that -tau log(4 tau) can be; tau log(mean f / tau) gets to 0.89 of it
 STEPS_PER_DECADE = 6  # of the search for a trust radius
-PIECE = 2**17  # numbers of logits that are searched at a time: 1 MB, which a cache holds
+PIECE = 2**17  # numbers of logits that are searched at a time; larger arrays cost more in new pages than in arithmetic
 
 
 def remainder(logits: Tensor, delta: Tensor) -> Tensor:
