@@ -215,8 +215,9 @@ class QuietHandler(http.server.SimpleHTTPRequestHandler):
         pass
 
 
-def test_search_finds_a_notebook_and_shows_where(opened, served):
+def test_search_finds_a_notebook_and_shows_where(served, opened):  # in this order: pages are closed before the server
     page = opened("search.html?q=sampler", at=served)
     page.wait_for_selector("ul.search li p.context")
+    page.wait_for_load_state("networkidle")  # the search reads each page that it found
     found = page.locator("ul.search li a").evaluate_all("links => links.map(link => link.getAttribute('href'))")
     assert any("03_centred_discriminator" in link for link in found)
