@@ -11,16 +11,17 @@ no training sees, tell where the change goes. All of it is done in float64. For 
 - `measured`: H after the step minus before.
 """
 
+from __future__ import annotations
+
 import copy
 import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+import transformers
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
-from transformers import PreTrainedModel
-from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from companion.instruments.kernel import contributions, norms
 from companion.laboratory import updates
@@ -63,17 +64,17 @@ class Anatomy(BaseModel):
     kernel_states: int = Field(default=64, ge=0, description="updated states of a batch whose kernel is taken apart")
 
     @model_validator(mode="after")
-    def _samples_the_policy_itself(self) -> "Anatomy":
+    def _samples_the_policy_itself(self) -> Anatomy:
         if self.experiment.temperature != 1:
             raise ValueError(f"the experiment's temperature is {self.experiment.temperature}, expected 1")
         return self
 
 
-def in_float64(policy: PreTrainedModel) -> PreTrainedModel:
+def in_float64(policy: transformers.PreTrainedModel) -> transformers.PreTrainedModel:
     """The policy itself, all of its arithmetic in float64: a Llama's own norms would go through float32."""
     for module in list(policy.modules()):
         for name, child in module.named_children():
-            if isinstance(child, LlamaRMSNorm):
+            if isinstance(child, transformers.models.llama.modeling_llama.LlamaRMSNorm):
                 norm = torch.nn.RMSNorm(child.weight.shape, eps=child.variance_epsilon)
                 norm.weight = child.weight
                 setattr(module, name, norm)
@@ -193,7 +194,7 @@ def _unseen(config: Anatomy, trainer: Trainer, generator: torch.Generator) -> Ro
 
 
 def _step(
-    policy: PreTrainedModel,
+    policy: transformers.PreTrainedModel,
     running: torch.optim.Optimizer,
     trial: Trial,
     rollout: Rollout,
@@ -230,7 +231,7 @@ def make_optimizer(
 
 
 @torch.no_grad()
-def _effective_steps(policy: PreTrainedModel, rollout: Rollout, step: list[Tensor]) -> dict[str, Tensor]:
+def _effective_steps(policy: transformers.PreTrainedModel, rollout: Rollout, step: list[Tensor]) -> dict[str, Tensor]:
     """What the step did to each state's logits, seen along e_k - p of its token.
 
     Returns:

@@ -5,17 +5,19 @@ pushes the logits of each state t along g_t = c_t (e_k - p) moves those of state
 3.3 is the case in which K(s, t) is the identity for s = t, and zero otherwise.
 """
 
+from __future__ import annotations
+
 from itertools import pairwise
 
 import torch
+import transformers
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from companion.laboratory.rollout import Rollout, response_logits
 from entropy_dynamics import theory
 
 
-def jacobian(policy: PreTrainedModel, prompt: Tensor, response: Tensor, position: int) -> Tensor:
+def jacobian(policy: transformers.PreTrainedModel, prompt: Tensor, response: Tensor, position: int) -> Tensor:
     """J (V, P) of the logits that predict token `position` of a response (T,) to a prompt (L,)."""
     logits = response_logits(policy, prompt.unsqueeze(0), response.unsqueeze(0))[0, position]
     parameters = list(policy.parameters())
@@ -28,7 +30,7 @@ def jacobian(policy: PreTrainedModel, prompt: Tensor, response: Tensor, position
     )
 
 
-def ascent_direction(policy: PreTrainedModel, rollout: Rollout, coefficients: Tensor) -> Tensor:
+def ascent_direction(policy: transformers.PreTrainedModel, rollout: Rollout, coefficients: Tensor) -> Tensor:
     """(P,): the gradient of sum c log p over the rollout's tokens, for constant coefficients (N, T)."""
     rows = (coefficients != 0).any(-1)
     groups = rows.view(len(rollout.prompts), -1).any(-1)
@@ -40,7 +42,11 @@ def ascent_direction(policy: PreTrainedModel, rollout: Rollout, coefficients: Te
 
 
 def contributions(
-    policy: PreTrainedModel, rollout: Rollout, coefficients: Tensor, states: int, generator: torch.Generator
+    policy: transformers.PreTrainedModel,
+    rollout: Rollout,
+    coefficients: Tensor,
+    states: int,
+    generator: torch.Generator,
 ) -> list[dict]:
     """Where the first-order change of single states' entropy comes from, in a step of gradient ascent on sum c log p.
 
@@ -81,7 +87,9 @@ def contributions(
     return table
 
 
-def norms(policy: PreTrainedModel, rollout: Rollout, *, problems: int = 2, responses: int = 2) -> list[dict]:
+def norms(
+    policy: transformers.PreTrainedModel, rollout: Rollout, *, problems: int = 2, responses: int = 2
+) -> list[dict]:
     """How strongly states are coupled: |K(s, t)| / sqrt(|K(s, s)| |K(t, t)|), Frobenius norms, for every pair of them.
 
     Returns:

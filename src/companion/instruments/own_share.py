@@ -10,13 +10,15 @@ gives all of them at once, from two passes over the batch. Neither c_t nor log p
 part of the problems of a batch are a smaller batch: its contributions are some of the same.
 """
 
+from __future__ import annotations
+
 import copy
 import dataclasses
 
 import torch
+import transformers
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from companion.instruments.anatomy import columns, in_float64
 from companion.laboratory import updates
@@ -39,7 +41,7 @@ class OwnShare(BaseModel):
     states: int = Field(default=48, ge=1, description="drawn from those that have a coefficient")
 
     @model_validator(mode="after")
-    def _fits_its_batch(self) -> "OwnShare":
+    def _fits_its_batch(self) -> OwnShare:
         if not 1 <= min(self.problems) <= max(self.problems) <= self.experiment.prompts:
             raise ValueError(f"problems is {self.problems}, expected 1 to {self.experiment.prompts}, the batch's")
         if self.experiment.temperature != 1:
@@ -91,7 +93,7 @@ def run_own_share(config: OwnShare, weights: dict[str, Tensor]) -> Record:
 
 
 def contributions_of_tokens(
-    policy: PreTrainedModel, rollout: Rollout, coefficients: Tensor, row: int, position: int
+    policy: transformers.PreTrainedModel, rollout: Rollout, coefficients: Tensor, row: int, position: int
 ) -> Tensor:
     """h(s, t) of the state at (row, position) for every token t; (N, T), nats per unit of learning rate.
 

@@ -1,13 +1,15 @@
 """One frozen config gives one training run gives one record."""
 
+from __future__ import annotations
+
 import random
 from collections.abc import Sequence
 from typing import Literal
 
 import torch
+import transformers
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from companion.laboratory import updates
 from companion.laboratory.ledger import entropy_ledger
@@ -60,7 +62,7 @@ class Experiment(BaseModel):
     plan: str | None = Field(default=None, description="checksum of the plan that the run was laid down in")
 
     @model_validator(mode="after")
-    def _fits_its_problems(self) -> "Experiment":
+    def _fits_its_problems(self) -> Experiment:
         available = len(tasks.split(self.size, self.start.task).training)
         if self.prompts > available:
             raise ValueError(f"prompts is {self.prompts}, expected at most {available}, the training problems")
@@ -220,7 +222,7 @@ def train_on_batch(trainer: Trainer, *, ledger: bool) -> dict[str, float | None]
 
 
 def evaluate(
-    policy: PreTrainedModel,
+    policy: transformers.PreTrainedModel,
     step: int,
     size: int,
     temperature: float,
@@ -229,7 +231,7 @@ def evaluate(
     *,
     task: str = "countdown",
     problems: Literal["validation", "test"] = "validation",
-    reference: PreTrainedModel | None = None,
+    reference: transformers.PreTrainedModel | None = None,
 ) -> dict:
     """Sample `samples` responses to each held-out problem of a size after `step` steps, with `draws` as random seed.
 
@@ -271,7 +273,7 @@ def _needs_start(config: Experiment) -> bool:
 
 
 @torch.no_grad()
-def _log_probs(policy: PreTrainedModel, rollout: Rollout) -> Tensor:
+def _log_probs(policy: transformers.PreTrainedModel, rollout: Rollout) -> Tensor:
     """(N, T): log-probabilities of the rollout's tokens under another policy, at the rollout's temperature."""
     logits = response_logits(policy, rollout.prompts, rollout.tokens) / rollout.temperature
     return logits.log_softmax(-1).gather(-1, rollout.tokens.unsqueeze(-1)).squeeze(-1)

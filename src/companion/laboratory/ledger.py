@@ -7,13 +7,15 @@ On the states of one batch, all response tokens counting alike, in nats:
 - `measured`: mean entropy after the step minus before.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+import transformers
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from companion.laboratory.rollout import Rollout, response_logits
 from entropy_dynamics import theory
@@ -27,20 +29,20 @@ class Entry:
     measured: float = float("nan")
 
 
-def mean_entropy(policy: PreTrainedModel, rollout: Rollout) -> Tensor:
+def mean_entropy(policy: transformers.PreTrainedModel, rollout: Rollout) -> Tensor:
     """The mean entropy over all response tokens' states at the sampling temperature; a differentiable scalar."""
     logits = response_logits(policy, rollout.prompts, rollout.tokens) / rollout.temperature
     return theory.entropy(logits)[rollout.mask].mean()
 
 
 @torch.no_grad()
-def state_entropies(policy: PreTrainedModel, rollout: Rollout) -> Tensor:
+def state_entropies(policy: transformers.PreTrainedModel, rollout: Rollout) -> Tensor:
     """(N, T): the entropy of every response token's state at the sampling temperature, in nats."""
     return theory.entropy(response_logits(policy, rollout.prompts, rollout.tokens) / rollout.temperature)
 
 
 @contextmanager
-def entropy_ledger(policy: PreTrainedModel, rollout: Rollout) -> Iterator[Entry]:
+def entropy_ledger(policy: transformers.PreTrainedModel, rollout: Rollout) -> Iterator[Entry]:
     """Predict and measure the entropy change of whatever happens to the policy's parameters inside the context."""
     parameters = list(policy.parameters())
     before = mean_entropy(policy, rollout)

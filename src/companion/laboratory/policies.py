@@ -1,15 +1,17 @@
 """The small policy: a Llama of about 0.36 M parameters, and its warm start on noisy demonstrations."""
 
+from __future__ import annotations
+
 import random
 from typing import Literal
 
 import torch
+import transformers
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from tokenizers import Regex, Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Split
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from companion.laboratory.rollout import response_logits
 from companion.puzzles import tasks
@@ -33,15 +35,15 @@ class WarmStart(BaseModel):
     layers: int = Field(default=3, ge=1)
 
     @model_validator(mode="after")
-    def _sizes_are_the_tasks(self) -> "WarmStart":
+    def _sizes_are_the_tasks(self) -> WarmStart:
         if not set(self.sizes) <= set(tasks.TASKS[self.task].SIZES):
             raise ValueError(f"sizes are {self.sizes}, expected some of {tasks.TASKS[self.task].SIZES} for {self.task}")
         return self
 
 
-def build_policy(config: WarmStart) -> LlamaForCausalLM:
+def build_policy(config: WarmStart) -> transformers.LlamaForCausalLM:
     """A Llama with random weights that depend on the seed alone; float32, in evaluation mode (it has no dropout)."""
-    architecture = LlamaConfig(
+    architecture = transformers.LlamaConfig(
         vocab_size=len(tasks.ALPHABET),
         hidden_size=config.width,
         intermediate_size=3 * config.width,
@@ -56,17 +58,19 @@ def build_policy(config: WarmStart) -> LlamaForCausalLM:
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        return LlamaForCausalLM(architecture).eval()
+        return transformers.LlamaForCausalLM(architecture).eval()
 
 
-def character_tokenizer() -> PreTrainedTokenizerFast:
+def character_tokenizer() -> transformers.PreTrainedTokenizerFast:
     """The alphabet of the tasks as a tokenizer of transformers, for trainers that want one; it pads on the left."""
     characters = Tokenizer(WordLevel({character: i for i, character in enumerate(tasks.ALPHABET)}, unk_token=" "))
     characters.pre_tokenizer = Split(Regex("."), "isolated")
-    return PreTrainedTokenizerFast(tokenizer_object=characters, eos_token="$", pad_token=" ", padding_side="left")
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=characters, eos_token="$", pad_token=" ", padding_side="left"
+    )
 
 
-def load_policy(config: WarmStart, weights: dict[str, Tensor]) -> LlamaForCausalLM:
+def load_policy(config: WarmStart, weights: dict[str, Tensor]) -> transformers.LlamaForCausalLM:
     """The policy of `config` with the given weights."""
     policy = build_policy(config)
     policy.load_state_dict(weights)

@@ -5,11 +5,13 @@ the first tokens of all of them, then all second ones, and so on. Each token att
 response.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 import torch
+import transformers
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
 
 MOST_RESPONSES = 16  # in a sequence: what attention costs grows with the square of its length
 
@@ -29,7 +31,7 @@ class Rollout:
     def group_size(self) -> int:
         return len(self.tokens) // len(self.prompts)
 
-    def part(self, prompts: slice) -> "Rollout":
+    def part(self, prompts: slice) -> Rollout:
         """The responses to some of the prompts; the slice has a start and a stop."""
         rows = slice(prompts.start * self.group_size, prompts.stop * self.group_size)
         of_rows = (x[rows] for x in (self.tokens, self.mask, self.log_prob, self.logits))
@@ -38,7 +40,7 @@ class Rollout:
 
 @torch.no_grad()
 def sample(
-    policy: PreTrainedModel,
+    policy: transformers.PreTrainedModel,
     prompts: Tensor,
     *,
     group_size: int,
@@ -65,7 +67,7 @@ def sample(
     starts, size = _shared_prompts(prompts, group_size)
     count, length = starts.shape
     position, attention = _sequence(starts, size, max_tokens - 1, policy.dtype)
-    cache = DynamicCache(config=policy.config)
+    cache = transformers.DynamicCache(config=policy.config)
     logits = policy(starts, past_key_values=cache, logits_to_keep=1).logits[:, -1].repeat_interleave(size, 0)
     tokens, log_probs, all_logits = [], [], []
     running = torch.ones(len(logits), dtype=torch.bool, device=logits.device)
@@ -96,7 +98,7 @@ def response_mask(tokens: Tensor, end: int) -> Tensor:
     return ~ended_before
 
 
-def response_logits(policy: PreTrainedModel, prompts: Tensor, tokens: Tensor) -> Tensor:
+def response_logits(policy: transformers.PreTrainedModel, prompts: Tensor, tokens: Tensor) -> Tensor:
     """Logits (N, T, V) that predict `tokens` (N, T), N a multiple of the number of prompts (P, L); differentiable."""
     group_size, rest = divmod(len(tokens), len(prompts))
     if rest or group_size < 1:

@@ -1,12 +1,14 @@
 """Updates of a policy on one batch of rollouts."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
+import transformers
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from companion.laboratory.rollout import Rollout, response_logits
 from companion.laboratory.rule import Rule
@@ -65,7 +67,7 @@ class UpdateReport:
 
 
 def update(
-    policy: PreTrainedModel,
+    policy: transformers.PreTrainedModel,
     optimizer: torch.optim.Optimizer,
     rollout: Rollout,
     rewards: Tensor,
@@ -138,7 +140,7 @@ def _rows(batch: TokenBatch, rows: slice) -> TokenBatch:
 
 
 def observe(
-    policy: PreTrainedModel,
+    policy: transformers.PreTrainedModel,
     rollout: Rollout,
     rewards: Tensor,
     config: StepConfig,
@@ -171,7 +173,7 @@ def observe(
 
 
 def ascend(
-    policy: PreTrainedModel,
+    policy: transformers.PreTrainedModel,
     optimizer: torch.optim.Optimizer,
     rollout: Rollout,
     batch: TokenBatch,

@@ -3,13 +3,15 @@
 Run as a program, this samples `data/smollm2_tokens.csv` anew: `python -m companion.language_models.grouped_batch`.
 """
 
+from __future__ import annotations
+
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+import transformers
 
 from companion.files import write_atomically
 from companion.language_models import arithmetic
@@ -23,8 +25,8 @@ ASKED = "one example"  # the way of asking that SmolLM2's training uses
 
 
 def sample_groups(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    model: transformers.PreTrainedModel,
+    tokenizer: transformers.PreTrainedTokenizerBase,
     problems: Sequence[Problem],
     *,
     group_size: int = 8,
@@ -52,7 +54,7 @@ def sample_groups(
 
 
 def token_table(
-    model: PreTrainedModel,
+    model: transformers.PreTrainedModel,
     problems: Sequence[Problem],
     responses: Responses,
     rewards: Sequence[float],

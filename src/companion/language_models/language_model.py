@@ -3,6 +3,8 @@
 Run as a program, this samples `data/responses.json` anew: `python -m companion.language_models.language_model`.
 """
 
+from __future__ import annotations
+
 import argparse
 import importlib.util
 import json
@@ -12,9 +14,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+import transformers
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
 from companion.cache import cached_folder
@@ -45,7 +47,7 @@ class Responses:
             raise ValueError(f"temperature is {self.temperature}, expected a positive number")
 
     @classmethod
-    def read(cls, path: str | Path) -> "Responses":
+    def read(cls, path: str | Path) -> Responses:
         """Read what `write` wrote; FileNotFoundError or ValueError say what is wrong with `path`."""
         if not Path(path).is_file():
             raise FileNotFoundError(
@@ -79,7 +81,7 @@ class Responses:
 
 def load_language_model(
     name_or_path: str = SMOLLM2, *, dtype: torch.dtype = torch.float32
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+) -> tuple[transformers.PreTrainedModel, transformers.PreTrainedTokenizerBase]:
     """A causal language model in evaluation mode and its tokenizer.
 
     Args:
@@ -95,8 +97,8 @@ def load_language_model(
     disable_progress_bar()
     source = _smollm2_folder() if name_or_path == SMOLLM2 else name_or_path
     try:
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        model = transformers.AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError, SafetensorError) as error:
         raise FileNotFoundError(
             f"no causal language model {name_or_path!r} ({type(error).__name__}: {error}): pass {SMOLLM2!r}, a whole "
@@ -106,7 +108,7 @@ def load_language_model(
     return model.eval(), tokenizer
 
 
-def freeze_all_but_last(model: PreTrainedModel, *, layers: int) -> None:
+def freeze_all_but_last(model: transformers.PreTrainedModel, *, layers: int) -> None:
     """Let only the last `layers` decoder layers learn: gradients and the optimizer's state are theirs alone."""
     model.requires_grad_(False)
     for layer in model.get_decoder().layers[-layers:]:
@@ -131,8 +133,8 @@ def _smollm2_folder() -> Path:
 
 
 def _convert(gguf: Path, folder: Path) -> None:
-    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    model = transformers.AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     # The weights are plain float32 now; what still says "gguf" would make save_pretrained refuse.
     del model.config.quantization_config, model.hf_quantizer
     model.is_quantized = False
@@ -141,8 +143,8 @@ def _convert(gguf: Path, folder: Path) -> None:
 
 
 def sample_responses(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    model: transformers.PreTrainedModel,
+    tokenizer: transformers.PreTrainedTokenizerBase,
     prompts: list[str],
     *,
     model_name: str = SMOLLM2,
@@ -172,7 +174,7 @@ def _until_end(ids: list[int], end: int) -> list[int]:
 
 @torch.no_grad()
 def response_logits(
-    model: PreTrainedModel, responses: Responses, *, batch_size: int = 8
+    model: transformers.PreTrainedModel, responses: Responses, *, batch_size: int = 8
 ) -> Sequence[tuple[Tensor, Tensor]]:
     """Teacher-force `responses`: for each batch, the logits (n, V) that its n response tokens (n,) were drawn from.
 
@@ -197,14 +199,16 @@ class _OnDemand(Sequence[tuple[Tensor, Tensor]]):
 
 
 def teacher_force(
-    model: PreTrainedModel, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]
+    model: transformers.PreTrainedModel, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]
 ) -> tuple[Tensor, Tensor]:
     """The logits (n, V) and ids (n,) of all response tokens of (prompt, response) pairs; differentiable."""
     hidden, ids = _states(model, pairs)
     return model.get_output_embeddings()(hidden), ids
 
 
-def _states(model: PreTrainedModel, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> tuple[Tensor, Tensor]:
+def _states(
+    model: transformers.PreTrainedModel, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]
+) -> tuple[Tensor, Tensor]:
     """What the head makes logits of, for the response tokens only: a token's are those of the position before it."""
     length = max(len(prompt) + len(response) for prompt, response in pairs)
     ids = torch.zeros(len(pairs), length, dtype=torch.long)

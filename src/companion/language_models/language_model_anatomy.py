@@ -4,10 +4,12 @@ The responses are given, and each response's advantage is drawn, +1 or -1: what 
 not what is learned. A step ascends the mean of A log p over the drawn half of a batch's tokens.
 """
 
+from __future__ import annotations
+
 import torch
+import transformers
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from companion.instruments.anatomy import (
     NEVER,
@@ -63,7 +65,10 @@ def run_language_model_anatomy(config: LanguageModelAnatomy) -> Record:
 
 
 def _take_apart(
-    config: LanguageModelAnatomy, policy: PreTrainedModel, pairs: tuple[Pair, ...], generator: torch.Generator
+    config: LanguageModelAnatomy,
+    policy: transformers.PreTrainedModel,
+    pairs: tuple[Pair, ...],
+    generator: torch.Generator,
 ) -> dict[str, list[dict]]:
     parameters = list(policy.parameters())
     lengths = torch.tensor([len(response) for _, response in pairs])

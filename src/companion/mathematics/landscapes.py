@@ -108,11 +108,9 @@ def radius_plane(vocabulary: int, *, points: int = 28) -> pd.DataFrame:
 
     NaN where no policy is, infinite where the sign is right up to |alpha| = 100.
     """
-    rows = []
-    for p in np.geomspace(1e-4, 0.999, points):
-        for h in np.linspace(0.05, 0.98 * np.log(vocabulary), points):
-            radius = np.nan
-            if is_attainable(p, h, vocabulary):
-                radius = trust_radius(policy_at(p, h, vocabulary), torch.tensor(0)).item()
-            rows.append({"p": p, "entropy": h, "radius": radius})
-    return pd.DataFrame(rows)
+    h, p = np.meshgrid(np.linspace(0.05, 0.98 * np.log(vocabulary), points), np.geomspace(1e-4, 0.999, points))
+    plane = pd.DataFrame({"p": p.ravel(), "entropy": h.ravel(), "radius": np.nan})
+    there = is_attainable(plane.p, plane.entropy, vocabulary)
+    logits = torch.stack([policy_at(p, h, vocabulary) for p, h in zip(plane.p[there], plane.entropy[there])])
+    plane.loc[there, "radius"] = trust_radius(logits, torch.zeros(len(logits), dtype=torch.long)).numpy()
+    return plane

@@ -188,17 +188,41 @@ def trust_radius(logits: Tensor, token: Tensor, *, smallest: float = 1e-3, large
     return torch.cat(radii).reshape(token.shape)
 
 
+class _Line:
+    """Entropy of softmax(z + alpha (e_k - p)) over alpha, for states z (n, V) and tokens k (n,).
+
+    What `theory.exact_change` and `theory.first_order_change` say of each point, but from one exponential for both.
+    """
+
+    def __init__(self, z: Tensor, k: Tensor):
+        self.p, log_p = theory.log_policy(z)
+        self.log_p_plus_h = log_p + theory.entropy(z).unsqueeze(-1)
+        direction = theory.grpo_logit_update(z, k, 1.0)
+        self.direction = direction - torch.linalg.vecdot(self.p, direction).unsqueeze(-1)  # softmax sees no constant
+
+    def at(self, alpha: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """H(alpha) - H(0) and dH / d alpha of the states `rows`, at one alpha each."""
+        p, log_p_plus_h, direction = self.p[rows], self.log_p_plus_h[rows], self.direction[rows]
+        step = alpha.unsqueeze(-1) * direction
+        grown = torch.expm1(step)
+        x = torch.linalg.vecdot(p, grown)  # q = p e^step / (1 + x)
+        q_minus_p = p * (grown - x.unsqueeze(-1)) / (1 + x).unsqueeze(-1)
+        kl = torch.linalg.vecdot(q_minus_p, step) - torch.log1p(x)
+        change = -torch.linalg.vecdot(q_minus_p, log_p_plus_h) - kl
+        q, log_q = p + q_minus_p, log_p_plus_h + step  # log q up to a constant
+        mean = torch.linalg.vecdot(q, direction).unsqueeze(-1)
+        return change, -torch.linalg.vecdot(q * log_q, direction - mean)  # identity 2 at q
+
+
 def _radius(z: Tensor, k: Tensor, smallest: float, largest: float) -> Tensor:
     """`trust_radius` of the states z (n, V) and tokens k (n,)."""
-    direction = theory.grpo_logit_update(z, k, 1.0)
-    first = theory.first_order_change(z, direction)
+    line = _Line(z, k)
+    first = theory.first_order_change(z, theory.grpo_logit_update(z, k, 1.0))
 
-    def is_wrong(rows: Tensor, alpha: Tensor) -> Tensor:
-        return theory.exact_change(z[rows], alpha.unsqueeze(-1) * direction[rows]) * first[rows] * alpha.sign() <= 0
-
-    def is_turning_back(rows: Tensor, alpha: Tensor) -> Tensor:
-        moved = z[rows] + alpha.unsqueeze(-1) * direction[rows]
-        return theory.first_order_change(moved, direction[rows]) * first[rows] < 0
+    def look(rows: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
+        """Whether the sign is wrong at alpha, and whether entropy goes back there."""
+        change, slope = line.at(alpha, rows)
+        return change * first[rows] * alpha.sign() <= 0, slope * first[rows] < 0
 
     count = round(STEPS_PER_DECADE * np.log10(largest / smallest)) + 1
     radius = torch.full_like(first, torch.inf)
@@ -208,15 +232,15 @@ def _radius(z: Tensor, k: Tensor, smallest: float, largest: float) -> Tensor:
         for size in torch.logspace(np.log10(smallest), np.log10(largest), count, dtype=z.dtype):
             rows = (high.isinf() & (low < radius)).nonzero().squeeze(-1)  # where no smaller failure is known
             point = size.repeat(len(rows))
-            wrong, back = is_wrong(rows, sign * point), is_turning_back(rows, sign * point)
+            wrong, back = look(rows, sign * point)
             if (dip := back_before[rows] & ~back & ~wrong).any():
                 some = rows[dip]
-                _, bottom = _bisect(low[some], point[dip], lambda x, r=some, s=sign: ~is_turning_back(r, s * x))
-                wrong[dip] = wrong_at_bottom = is_wrong(some, sign * bottom)
+                _, bottom = _bisect(low[some], point[dip], lambda x, r=some, s=sign: ~look(r, s * x)[1])
+                wrong[dip] = wrong_at_bottom = look(some, sign * bottom)[0]
                 point[dip] = torch.where(wrong_at_bottom, bottom, point[dip])
             high[rows[wrong]], low[rows[~wrong]], back_before[rows] = point[wrong], point[~wrong], back
         rows = ((low > 0) & high.isfinite()).nonzero().squeeze(-1)
-        _, high[rows] = _bisect(low[rows], high[rows], lambda x, r=rows, s=sign: is_wrong(r, s * x))
+        _, high[rows] = _bisect(low[rows], high[rows], lambda x, r=rows, s=sign: look(r, s * x)[0])
         radius = torch.minimum(radius, high)
     return radius
 

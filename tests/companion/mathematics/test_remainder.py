@@ -9,6 +9,7 @@ from scipy.optimize import minimize
 
 from companion.mathematics.checks import proof_cases
 from companion.mathematics.remainder import (
+    _Line,
     remainder,
     remainder_bound,
     sharpest_remainder,
@@ -182,6 +183,21 @@ def test_the_bound_by_hand():
 def test_the_bound_for_practice():
     for vocabulary in (2, 3, 10, 1000, 10**6, 10**50):
         assert remainder_bound(1.0, vocabulary) <= 0.7 + 0.2 * math.log(vocabulary)
+
+
+@pytest.mark.parametrize("alpha", [1e-3, -0.01, 0.5, -3.0, 30.0, -100.0])
+def test_a_line_has_the_change_and_the_slope_of_theory(alpha):
+    logits, tokens = random_policies(50, 12, seed=7)
+    logits[::5, 3] = -torch.inf
+    logits[10:20] *= 4
+    tokens[::5] = logits[::5].argmax(-1)
+    unit = theory.grpo_logit_update(logits, tokens, 1.0)
+    some = torch.arange(1, 50, 2)
+    change, slope = _Line(logits, tokens).at(torch.full((len(some),), alpha, dtype=torch.float64), some)
+    expected = theory.exact_change(logits, alpha * unit)[some]
+    torch.testing.assert_close(change, expected, rtol=1e-11, atol=1e-15 * max(1, abs(alpha)))
+    expected = theory.first_order_change(logits + alpha * unit, unit)[some]
+    torch.testing.assert_close(slope, expected, rtol=1e-9, atol=1e-13)
 
 
 def test_trust_radius_of_a_coin_by_hand():

@@ -1,6 +1,8 @@
 """Comparisons change one thing."""
 
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -111,3 +113,10 @@ def test_no_file_of_data_is_named_by_a_hash_and_every_record_is_known():
     of_language_model = {n for n in names if n.startswith("smollm2-")}
     assert names - of_language_model == set(comparisons.catalogue().configs)
     assert of_language_model <= arms | {"smollm2-formats/seed-0"}
+
+
+def test_who_only_reads_runs_does_not_wait_for_the_models_of_transformers():
+    code = "import sys, companion.comparison.answers; print(*sys.modules)"
+    command = [sys.executable, "-c", code]
+    loaded = subprocess.run(command, capture_output=True, encoding="utf-8", check=True).stdout.split()
+    assert "transformers" in loaded and "transformers.modeling_utils" not in loaded
