@@ -53,7 +53,7 @@ def three_answers(records: Path) -> str:
 
 def short_answers(records: Path) -> list[str]:
     """The same verdicts in a few words each, one text a question."""
-    words = {TRAINED: "", HARDER: "on harder problems"}
+    words = {TRAINED: "", HARDER: "harder:"}
     return [
         "; ".join(families.in_short(tests, *pair, {kind: words[kind] for kind in kinds}) for pair in pairs)
         for tests, pairs, kinds in _compared(records)

@@ -1,4 +1,4 @@
-"""Write the generated parts of README, docs and notebook 00 anew, between their markers."""
+"""Write the generated parts of README, docs and notebooks anew, between their markers."""
 
 import argparse
 import json
@@ -32,9 +32,14 @@ def generated(root: Path) -> dict[str, dict[str, Callable[[], str]]]:
             "findings": lambda: findings.table(root),
             "contents": lambda: contents.table(notebooks),
         },
+        "notebooks/09_results.ipynb": {"answer": lambda: _or_open(lambda of: page.short_answers(of)[0], records)},
+        "notebooks/10_fair_comparison.ipynb": {
+            "answers": lambda: _or_open(lambda of: "- " + "\n- ".join(page.short_answers(of)[1:]), records)
+        },
         "README.md": {
             "findings": lambda: findings.table(root, "notebooks/"),
-            "contents": lambda: contents.table(notebooks, "notebooks/"),
+            "short path": lambda: contents.table(notebooks, "notebooks/", only=contents.SHORT_PATH),
+            "others": lambda: contents.off_the_short_path(notebooks, "notebooks/"),
         },
         "docs/claims.md": {"claims": lambda: claims_page(notebooks)},
         "docs/comparison.md": {

@@ -70,6 +70,10 @@ def test_the_table_of_notebooks_has_titles_and_times(tmp_path):
     rows = contents.table(tmp_path / "notebooks", "n/").splitlines()[2:]
     # 599 words and the title's four, at 120 a minute, are a little more than five minutes
     assert rows == ["| **[02 a b](n/02_a_b.ipynb)** | It holds | 10 |", "| [03 c](n/03_c.ipynb) | It holds | 10 |"]
+    assert contents.table(tmp_path / "notebooks", "n/", only=("02",)).splitlines()[2:] == rows[:1]
+    notebook(tmp_path, "04_d.ipynb", "x", "a")
+    others = "[03 c](n/03_c.ipynb) (10) · [04 d](n/04_d.ipynb) (10)"
+    assert contents.off_the_short_path(tmp_path / "notebooks", "n/") == others
 
 
 def test_a_claim_has_its_heading_and_its_evidence(tmp_path):
