@@ -180,9 +180,9 @@ def trust_radius(logits: Tensor, token: Tensor, *, smallest: float = 1e-3, large
     `smallest` where it is wrong there already.
 
     Args:
-        logits: (..., V), float64 recommended; token: (...).
+        logits: (..., V), made float64 if they are not: e^largest overflows below; token: (...).
     """
-    z, k = logits.reshape(-1, logits.shape[-1]), token.reshape(-1)
+    z, k = logits.double().reshape(-1, logits.shape[-1]), token.reshape(-1)
     rows = max(1, PIECE // z.shape[-1])
     radii = [_radius(*piece, smallest, largest) for piece in zip(z.split(rows), k.split(rows))]
     return torch.cat(radii).reshape(token.shape)
@@ -200,7 +200,7 @@ class _Line:
         direction = theory.grpo_logit_update(z, k, 1.0)
         self.direction = direction - torch.linalg.vecdot(self.p, direction).unsqueeze(-1)  # softmax sees no constant
 
-    def at(self, alpha: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    def at(self, rows: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
         """H(alpha) - H(0) and dH / d alpha of the states `rows`, at one alpha each."""
         p, log_p_plus_h, direction = self.p[rows], self.log_p_plus_h[rows], self.direction[rows]
         step = alpha.unsqueeze(-1) * direction
@@ -221,7 +221,7 @@ def _radius(z: Tensor, k: Tensor, smallest: float, largest: float) -> Tensor:
 
     def look(rows: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
         """Whether the sign is wrong at alpha, and whether entropy goes back there."""
-        change, slope = line.at(alpha, rows)
+        change, slope = line.at(rows, alpha)
         return change * first[rows] * alpha.sign() <= 0, slope * first[rows] < 0
 
     count = round(STEPS_PER_DECADE * np.log10(largest / smallest)) + 1

@@ -193,7 +193,7 @@ def test_a_line_has_the_change_and_the_slope_of_theory(alpha):
     tokens[::5] = logits[::5].argmax(-1)
     unit = theory.grpo_logit_update(logits, tokens, 1.0)
     some = torch.arange(1, 50, 2)
-    change, slope = _Line(logits, tokens).at(torch.full((len(some),), alpha, dtype=torch.float64), some)
+    change, slope = _Line(logits, tokens).at(some, torch.full((len(some),), alpha, dtype=torch.float64))
     expected = theory.exact_change(logits, alpha * unit)[some]
     torch.testing.assert_close(change, expected, rtol=1e-11, atol=1e-15 * max(1, abs(alpha)))
     expected = theory.first_order_change(logits + alpha * unit, unit)[some]
@@ -226,6 +226,11 @@ def test_trust_radius_is_the_first_failure_of_the_sign():
         for a in (1.01 * radius.clamp(max=100), -1.01 * radius.clamp(max=100))
     ]
     assert (beyond[0] | beyond[1])[finite].all()
+
+
+def test_trust_radius_of_single_precision_is_that_of_double():
+    logits, tokens = random_policies(60, 20, seed=5)
+    assert torch.equal(trust_radius(logits.float(), tokens), trust_radius(logits.float().double(), tokens))
 
 
 def test_a_narrow_window_of_wrong_signs_is_found():
