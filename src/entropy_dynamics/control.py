@@ -13,16 +13,19 @@ from dataclasses import dataclass
 class TargetEntropy:
     """Holds mean entropy at `target` by one strength, moved once a batch.
 
-    With e the target minus the mean entropy of the batch's sampled states, the strength is k e + c sum e, clamped to
-    `smallest` and `largest`; the sum stands still while the clamp holds the strength back. If the strength u changes
-    entropy by `effect` u a batch, on top of whatever else does, then k = 1 / (effect horizon) and c = k / (4 horizon)
-    close a gap without overshoot (both poles of the loop are at 1 / (2 horizon) a batch).
+    With e the target minus the mean entropy of the batch's sampled states, the strength is k e + c sum e, clamped
+    to `smallest` and `largest`; the sum stands still while the clamp holds the strength back, so that nothing is
+    done as long as entropy comes from above. After it has been below, a strength remains until entropy has been
+    above as well. If the strength u changes entropy by `effect` u a batch, on top of whatever else does, then k = 1
+    / (effect horizon) and c = k / (4 horizon) close a gap without overshoot (both poles of the loop are at 1 / (2
+    horizon) a batch).
 
     Args:
         target: nats, above 0 and at most log `vocabulary`.
         vocabulary: its size.
-        effect: nats that strength 1 adds to mean entropy in one batch, above 0; how to measure it: a few batches with
-            and without half the largest strength.
+        effect: nats that strength 1 would add to mean entropy in one batch if the effect of a small strength went on,
+            above 0. To measure it hold a strength u for a few batches: how much more entropy a batch they add than as
+            many without it, over u. A smaller value moves the strength further for the same gap.
         horizon: batches in which a gap closes, at least 1; a short one follows noise.
         smallest, largest: of the strength. Beyond the largest strength that still raises entropy the loop would run
             away: masks by S, D, p or covariance raise it up to about 0.2 of the penalised tokens (measured on a small
@@ -47,10 +50,14 @@ class TargetEntropy:
                 f"target is {self.target}, expected above 0 and at most log {self.vocabulary} = {highest:.3f} nats, "
                 "the largest entropy there is"
             )
-        if not (0 < self.effect < math.inf and 1 <= self.horizon < math.inf):
-            raise ValueError(f"effect {self.effect}, horizon {self.horizon}: expected above 0 and at least 1")
-        if not (self.smallest <= 0 < self.largest < math.inf and self.smallest > -math.inf):
-            raise ValueError(f"smallest {self.smallest}, largest {self.largest}: expected at most 0 and above 0")
+        if not 0 < self.effect < math.inf:
+            raise ValueError(f"effect is {self.effect}, expected a number of nats above 0")
+        if not 1 <= self.horizon < math.inf:
+            raise ValueError(f"horizon is {self.horizon}, expected a number of batches, at least 1")
+        if not -math.inf < self.smallest <= 0:
+            raise ValueError(f"smallest is {self.smallest}, expected a strength of at most 0")
+        if not 0 < self.largest < math.inf:
+            raise ValueError(f"largest is {self.largest}, expected a strength above 0")
 
     def update(self, entropy: float) -> float:
         """The strength for a batch whose sampled states have this mean entropy, in nats.

@@ -57,7 +57,7 @@ def moments(values: Tensor, mask: Tensor, *, reduce: Collective = alone) -> Mome
     """The moments of a statistic, such as S for Clip_B and D for Clip_V, over the response tokens of a part.
 
     Args:
-        values: broadcasts to the mask's shape.
+        values: of the mask's shape.
         mask: bool, the response tokens.
         reduce: sums a tensor over processes, all of which then get the same; without it the moments are this part's.
 

@@ -66,10 +66,14 @@ def loss(
         A scalar; 0 where nothing counts.
 
     Raises:
-        ValueError: an unknown aggregation or denominator, or terms of another shape than the mask's.
+        ValueError: an unknown aggregation or denominator, or log_prob, entropy or terms that are not of the mask's
+            shape.
         TypeError: something else than `Terms`.
     """
     mask = batch.mask
+    for name, values in (("log_prob", log_prob), ("entropy", entropy)):
+        if values.shape != mask.shape:
+            raise ValueError(f"{name} has shape {tuple(values.shape)}, expected {tuple(mask.shape)} like the mask")
     share = shares(mask, terms, aggregation=aggregation, denominator=denominator)
     # where, not a product: what lies behind the end token may be infinite
     ratio = (log_prob - batch.old.log_prob).where(mask, 0.0).exp()

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from entropy_dynamics import clipping
 from entropy_dynamics.global_clipping import Collective, alone, moments
 from entropy_dynamics.token_statistics import TokenStatistics
 
@@ -14,7 +15,7 @@ def masking_log(
     """Numbers over the response tokens of a batch; over processes with `reduce`, which sums a tensor over them.
 
     Args:
-        statistics: S and D of the sampled tokens, of the mask's shape, nats; advantages: broadcast to it.
+        statistics: S and D of the sampled tokens, of the mask's shape (N, T), nats; advantages: (N, T) or (N, 1).
         mask: bool, the response tokens; kept: bool, those of them that keep their gradient.
 
     Returns:
@@ -24,8 +25,9 @@ def masking_log(
         response token: the first-order change of mean entropy per unit of effective step.
 
     Raises:
-        ValueError: as `global_clipping.moments`.
+        ValueError: as `global_clipping.moments`, and advantages of another shape or not finite.
     """
+    clipping.check_batch(statistics.discriminator, advantages, mask)
     advantages = advantages.expand(mask.shape)
     of_s, of_d, of_a = (
         moments(x, mask, reduce=reduce) for x in (statistics.discriminator, statistics.centred, advantages)

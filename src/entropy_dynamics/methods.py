@@ -153,7 +153,12 @@ def matched_mask(
 
     Coefficients: w = K, 0 for as many tokens of each sign of A as the method masks, drawn or the rarest.
     Constants: those of the method.
+
+    Raises:
+        ValueError: an unknown method or choice.
     """
+    _check("like", like, ("clip_b", "clip_v"))
+    _check("choice", choice, ("random", "rarest"))
     keep = {"clip_b": clipping.clip_b, "clip_v": clipping.clip_v}[like](
         batch.statistics, batch.advantages, batch.mask, mu=mu, reading=reading
     )
@@ -185,8 +190,9 @@ def masked_share(
     Constants: none.
 
     Raises:
-        ValueError: a share outside 0 to 1.
+        ValueError: an unknown statistic, or a share outside 0 to 1.
     """
+    _check("statistic", statistic, ("S", "D", "A D", "p", "covariance", "random"))
     if not 0 <= share <= 1:
         raise ValueError(f"share is {share}, expected 0 to 1")
     penalised = batch.mask & (batch.advantages < 0)
@@ -203,6 +209,11 @@ def masked_share(
         }[statistic]()
         masked = largest(first, penalised, count)
     return as_terms(batch, grpo(batch, generator) & ~masked, entropy=coefficient * batch.mask)
+
+
+def _check(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}, expected one of {', '.join(map(repr, choices))}")
 
 
 def intervention(
@@ -222,7 +233,14 @@ def intervention(
 
     Coefficients: w = K on the tokens that are kept, else 0.
     Constants: none.
+
+    Raises:
+        ValueError: an unknown action, advantage, statistic or sign.
     """
+    _check("action", action, ("keep", "remove"))
+    _check("advantage", advantage, ("positive", "negative"))
+    _check("statistic", statistic, ("S", "D"))
+    _check("sign", sign, ("above", "below"))
     side = batch.mask & (batch.advantages > 0 if advantage == "positive" else batch.advantages < 0)
     value = batch.statistics.discriminator if statistic == "S" else batch.statistics.centred
     selected = side & (value > 0 if sign == "above" else value < 0)

@@ -105,7 +105,8 @@ class EntropyClippingGRPOConfig(GRPOConfig):
     """GRPOConfig and which tokens lose their gradient.
 
     Raises:
-        ValueError: an unknown method or reading, or mu missing or not positive.
+        ValueError: an unknown method or reading; mu missing or not positive; a cap, target, effect, horizon or largest
+            share outside its range; or two settings that exclude each other.
     """
 
     entropy_clipping: str = field(
@@ -166,7 +167,12 @@ class EntropyClippingGRPOConfig(GRPOConfig):
                 raise ValueError(
                     "clipping_target takes the place of mu, a cap and a reading; leave them out, or the target"
                 )
-            self.controller(2**31)
+            if not self.clipping_target > 0:
+                raise ValueError(
+                    f"clipping_target is {self.clipping_target}, expected nats, above 0 and at most log of the "
+                    "vocabulary"
+                )
+            self.controller(2**63)  # whatever the vocabulary; the trainer knows it
             return
         if self.mu is None or not 0 < self.mu < math.inf:
             raise ValueError(
@@ -194,7 +200,7 @@ class EntropyClippingGRPOConfig(GRPOConfig):
             "horizon": self.clipping_horizon,
             "largest": self.clipping_largest_share,
         }
-        if not self.clipping_largest_share <= 1:
+        if not 0 < self.clipping_largest_share <= 1:
             raise ValueError(f"clipping_largest_share is {self.clipping_largest_share}, expected above 0 and at most 1")
         return TargetEntropy(self.clipping_target, vocabulary, **gains)
 

@@ -108,7 +108,9 @@ class Settings:
         if self.target is not None:
             if self.mu is not None or self.max_fraction is not None or self.reading != "released":
                 raise ValueError("target takes the place of mu, max_fraction and reading; leave those out, or it")
-            self.controller(2**31)
+            if not self.target > 0:
+                raise ValueError(f"target is {self.target}, expected nats above 0 and at most log of the vocabulary")
+            self.controller(2**63)  # whatever the vocabulary; the trainer knows it
             return
         if self.mu is None or not 0 < self.mu < math.inf:
             raise ValueError(
@@ -124,7 +126,7 @@ class Settings:
         """A new one, or None where there is no target."""
         if self.target is None:
             return None
-        if not self.largest_share <= 1:
+        if not 0 < self.largest_share <= 1:
             raise ValueError(f"largest_share is {self.largest_share}, expected above 0 and at most 1")
         return TargetEntropy(self.target, vocabulary, self.effect, self.horizon, largest=self.largest_share)
 

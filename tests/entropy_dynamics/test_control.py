@@ -92,10 +92,10 @@ def test_a_restart_is_exact():
         ({"target": 2.95}, "target is 2.95"),
         ({"target": math.nan}, "target is nan"),
         ({"vocabulary": 1}, "at most log 1 = 0.000"),
-        ({"effect": 0.0}, "effect 0.0"),
-        ({"horizon": 0.5}, "horizon 0.5"),
-        ({"smallest": 0.1}, "smallest 0.1"),
-        ({"largest": 0.0}, "largest 0.0"),
+        ({"effect": 0.0}, "effect is 0.0"),
+        ({"horizon": 0.5}, "horizon is 0.5"),
+        ({"smallest": 0.1}, "smallest is 0.1"),
+        ({"largest": 0.0}, "largest is 0.0"),
     ],
 )
 def test_bad_settings_name_themselves(change, message):

@@ -76,6 +76,14 @@ def test_loss_by_hand():
     assert value(added) == pytest.approx(-(0.1 * (math.log(2) - math.log(2) + 0) + 4 * 0.2 * 0.5) / 4)
 
 
+@pytest.mark.parametrize("name", ["log_prob", "entropy"])
+def test_a_loss_of_values_that_would_broadcast_is_refused(name):
+    batch = batch_of(torch.zeros(2, 3), torch.tensor([[1.0], [-2.0]]), torch.ones(2, 3, dtype=torch.bool))
+    values = {"log_prob": torch.zeros(2, 3), "entropy": torch.zeros(2, 3), name: torch.zeros(2, 1)}
+    with pytest.raises(ValueError, match=rf"{name} has shape \(2, 1\), expected \(2, 3\)"):
+        grpo.loss(values["log_prob"], values["entropy"], batch, as_terms(torch.ones(2, 3)))
+
+
 @pytest.mark.parametrize(("low", "high"), [(0.2, 0.2), (0.1, 0.28)])
 def test_the_gradient_is_that_of_the_clipped_surrogate(low, high):
     generator = torch.Generator().manual_seed(0)

@@ -49,3 +49,9 @@ def test_a_process_with_a_part_logs_the_whole_batch():
 def test_no_response_tokens():
     nothing = torch.zeros_like(MASK)
     assert set(masking_log(statistics(), ADVANTAGES, nothing, nothing).values()) == {0.0}
+
+
+@pytest.mark.parametrize("advantages", [ADVANTAGES.squeeze(-1), ADVANTAGES.expand(2, 3)])
+def test_advantages_of_another_shape_are_refused(advantages):
+    with pytest.raises(ValueError, match="advantages have shape"):
+        masking_log(statistics(), advantages, MASK, KEPT)

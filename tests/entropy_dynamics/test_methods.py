@@ -434,3 +434,26 @@ def test_ratio_rules_do_nothing_on_a_fresh_batch(name):
 
 def test_the_module_lists_all_its_rules():
     assert all(rule.__module__ == methods.__name__ for rule in RULES.values()) and len(RULES) >= 20
+
+
+@pytest.mark.parametrize(
+    ("rule", "options", "message"),
+    [
+        ("intervention", {"action": "Keep"}, "action is 'Keep', expected one of 'keep', 'remove'"),
+        ("intervention", {"advantage": "pos"}, "advantage is 'pos'"),
+        ("intervention", {"statistic": "s"}, "statistic is 's', expected one of 'S', 'D'"),
+        ("intervention", {"sign": "up"}, "sign is 'up'"),
+        ("matched_mask", {"like": "clipb"}, "like is 'clipb'"),
+        ("matched_mask", {"choice": "rare"}, "choice is 'rare'"),
+        ("masked_share", {"statistic": "d"}, "statistic is 'd'"),
+    ],
+)
+def test_a_misspelt_option_is_refused(rule, options, message):
+    good = {
+        "intervention": {"action": "keep", "advantage": "positive", "statistic": "S", "sign": "above"},
+        "matched_mask": {"like": "clip_b", "mu": 1.0, "choice": "random"},
+        "masked_share": {"statistic": "D", "share": 0.1},
+    }[rule]
+    weights(rule, **good)
+    with pytest.raises(ValueError, match=message):
+        weights(rule, **good | options)

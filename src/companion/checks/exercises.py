@@ -86,7 +86,7 @@ def best_penalty(answer: int, probabilities: list[float], alpha: float) -> str:
 
 def idle_groups(answer: float, rate: float, size: int) -> str:
     """02: the share of groups of `size` responses that are all right or all wrong, and so teach nothing."""
-    share, idle = _number(answer, -1e-9, 1 + 1e-9), 1 - batches.chance_of_a_mixed_group(rate, size)
+    share, idle = _number(answer, 0, 1), 1 - batches.chance_of_a_mixed_group(rate, size)
     if abs(share - idle) > 0.005:
         raise Wrong(f"{share:.3f} is not it: all {size} responses are alike when all are right, or all wrong.")
     return f"{idle:.1%} of the groups have advantages of zero."

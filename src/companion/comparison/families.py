@@ -123,6 +123,8 @@ def in_short(tests: pd.DataFrame, arm: str, reference: str, kinds: Mapping[int, 
         row = _row(tests, arm, reference, size, "pass")
         said = words[verdict(tests, arm, reference, size)]
         numbers = f"{row['mean']:+.3f}, {row['low']:+.3f} to {row['high']:+.3f}"
+        if row["low"] * row["high"] > 0 and row["holm"] >= plan()["tests"]["level"]:
+            numbers += f", after Holm p {row['holm']:.2g}"
         parts.setdefault(said, []).append(numbers if not kind else f"{kind} {numbers}")
     first, *others = (f"{said} {{}} ({'; '.join(numbers)})" for said, numbers in parts.items())
     return " and ".join([f"{arm} {first.format(against)}", *(other.format("it") for other in others)])

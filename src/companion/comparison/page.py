@@ -68,6 +68,9 @@ def _compared(records: Path) -> list[tuple[pd.DataFrame, list[families.Pair], tu
     first, second = answers.in_the_papers_regime(finals), answers.against_what_is_free(finals, chosen)
     third = answers.which_tokens(endpoints(held), fair_tables.held(held), chosen, fair_tables.FIRST_PAIRS)
     best = fair_tables.best_free_arm(chosen)
+    third = third.replace(
+        {"arm": r"^random ", "reference": r"^random "}, "random + bonus ", regex=True
+    )  # which holds H
     pairs = dict.fromkeys(zip(third["arm"], third["reference"]))
     return [
         (first, [(arm, "GRPO") for arm in answers.METHODS], (TRAINED, HARDER)),

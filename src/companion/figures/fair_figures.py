@@ -22,7 +22,7 @@ def _intervals(panel: Axes, table: pd.DataFrame, rows: np.ndarray, names: Sequen
 
 
 def differences(table: pd.DataFrame, *, label: str = "minus GRPO's") -> Figure:
-    """Arms minus a reference with the same seed, 95 % intervals: one panel a quantity, one row an arm.
+    """Arms minus a reference with the same seed, 95 % intervals: one panel a quantity, one row an arm, one scale.
 
     Args:
         table: quantity (the panel's title), arm, mean, low, high.
@@ -30,13 +30,15 @@ def differences(table: pd.DataFrame, *, label: str = "minus GRPO's") -> Figure:
     quantities, arms = (list(dict.fromkeys(table[name])) for name in ("quantity", "arm"))
     deep = -(-len(quantities) // 2)
     size = (WIDTH, deep * (0.19 * len(arms) + 1.0))
-    figure, panels = plt.subplots(deep, 2, figsize=size, sharey=True, squeeze=False)
+    figure, panels = plt.subplots(deep, 2, figsize=size, sharex=True, sharey=True, squeeze=False)
     rows = -np.arange(len(arms))
     for panel, quantity in zip(panels.flat, quantities):
         _intervals(panel, table[table["quantity"] == quantity].set_index("arm").loc[arms], rows, arms)
         panel.set_title(quantity)
         panel.set_xlabel(label)
         panel.set_yticks(rows, arms)
+        panel.set_ylim(rows[-1] - 0.6, 0.6)
+        panel.tick_params(labelbottom=True)
     for panel in panels.flat[len(quantities) :]:
         panel.remove()
     return figure

@@ -111,6 +111,7 @@ def radius_plane(vocabulary: int, *, points: int = 28) -> pd.DataFrame:
     h, p = np.meshgrid(np.linspace(0.05, 0.98 * np.log(vocabulary), points), np.geomspace(1e-4, 0.999, points))
     plane = pd.DataFrame({"p": p.ravel(), "entropy": h.ravel(), "radius": np.nan})
     there = is_attainable(plane.p, plane.entropy, vocabulary)
-    logits = torch.stack([policy_at(p, h, vocabulary) for p, h in zip(plane.p[there], plane.entropy[there])])
-    plane.loc[there, "radius"] = trust_radius(logits, torch.zeros(len(logits), dtype=torch.long)).numpy()
+    if there.any():
+        logits = torch.stack([policy_at(p, h, vocabulary) for p, h in zip(plane.p[there], plane.entropy[there])])
+        plane.loc[there, "radius"] = trust_radius(logits, torch.zeros(len(logits), dtype=torch.long)).numpy()
     return plane

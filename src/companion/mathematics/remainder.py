@@ -180,8 +180,13 @@ def trust_radius(logits: Tensor, token: Tensor, *, smallest: float = 1e-3, large
     `smallest` where it is wrong there already.
 
     Args:
-        logits: (..., V), made float64 if they are not: e^largest overflows below; token: (...).
+        logits: (..., V), made float64 if they are not; token: (...).
+
+    Raises:
+        ValueError: a `largest` above 350, whose steps float64 cannot exponentiate.
     """
+    if not 0 < smallest < largest <= 350:
+        raise ValueError(f"smallest is {smallest} and largest {largest}, expected 0 < smallest < largest <= 350")
     z, k = logits.double().reshape(-1, logits.shape[-1]), token.reshape(-1)
     rows = max(1, PIECE // z.shape[-1])
     radii = [_radius(*piece, smallest, largest) for piece in zip(z.split(rows), k.split(rows))]

@@ -216,7 +216,9 @@ def constants(series: pd.DataFrame) -> pd.DataFrame:
 
 
 def ends_apart(table: pd.DataFrame, sweeps: Sequence[Sequence[str]]) -> tuple[bool, str]:
-    """Whether in each sweep the exponents' intervals of the first and the last arm lie apart, and all the same way.
+    """Whether in each sweep the exponents of the first and the last arm lie apart, and all the same way.
+
+    Their intervals must not meet, and the means must go one way from arm to arm.
 
     Args:
         table: as `constants`; sweeps: arms in the order of their strengths.
@@ -224,9 +226,10 @@ def ends_apart(table: pd.DataFrame, sweeps: Sequence[Sequence[str]]) -> tuple[bo
     rows, words, ways = table.set_index("arm"), [], set()
     for arms in sweeps:
         first, last = rows.loc[arms[0]], rows.loc[arms[-1]]
-        rises, falls = first["exponent_high"] < last["exponent_low"], last["exponent_high"] < first["exponent_low"]
-        ways.add("rises" if rises else "falls" if falls else "does not clearly change")
         between = rows.loc[arms, "exponent"]
+        rises = first["exponent_high"] < last["exponent_low"] and between.is_monotonic_increasing
+        falls = last["exponent_high"] < first["exponent_low"] and between.is_monotonic_decreasing
+        ways.add("rises" if rises else "falls" if falls else "does not clearly change")
         words.append(f"{arms[0]} to {arms[-1]}: {', '.join(f'{x:.2f}' for x in between)}")
     way = " or ".join(sorted(ways))
     return len(ways) == 1 and way in ("rises", "falls"), f"the exponent {way} with the threshold, {'; '.join(words)}"
@@ -266,7 +269,7 @@ def rule_finds(stand: Mapping[str, Sequence[str]]) -> tuple[bool, str]:
 
 
 def at_equal_time(series: pd.DataFrame, slow: str, fast: str, ratio: float) -> tuple[bool, str]:
-    """Does a learning rate that is `ratio` times larger only move time on, as in a flow?
+    """Does a learning rate that is `ratio` times larger mostly move time on, as in a flow?
 
     Entropy of `slow` at batch n ratio minus that of `fast` at batch n, mean over the second half of the batches that
     both reach, must be less than a quarter of the same difference at the same batch, in the mean over seeds that both

@@ -73,6 +73,13 @@ def test_an_arm_beats_another_only_with_a_clear_pass_and_no_lower_average():
         assert words in sentence(found, "X", "GRPO", 3), sentence(found, "X", "GRPO", 3)
 
 
+def test_a_difference_that_only_holm_makes_unclear_says_so():
+    rows = compared().assign(holm=0.051)
+    row = rows.set_index("column").loc["pass"]
+    assert row["low"] > 0 and verdict(rows, "X", "GRPO", 3) == "undecided"
+    assert in_short(rows, "X", "GRPO", {3: ""}).endswith(f"{row['high']:+.3f}, after Holm p 0.051)")
+
+
 def test_kinds_of_problems_and_a_common_target_are_said_once():
     unlike = family(pd.concat([table(), table(gain=-0.06, size=4)]), [("X", "GRPO")], sizes=[3, 4])
     said = in_short(unlike, "X", "GRPO", {3: "", 4: "harder"})

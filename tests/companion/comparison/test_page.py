@@ -17,3 +17,8 @@ def test_the_page_never_trains(tmp_path, part):
 def test_every_question_is_answered():
     answered = page.three_answers(ROOT / "data" / "runs").splitlines()
     assert len(answered) == 3 and all("Pass@32" in line and "after Holm" in line for line in answered)
+
+
+def test_random_tokens_at_an_entropy_are_never_named_without_the_bonus_that_holds_it():
+    for said in (page.three_answers(ROOT / "data" / "runs"), "; ".join(page.short_answers(ROOT / "data" / "runs"))):
+        assert "random + bonus" in said and "random at" not in said and "random (" not in said

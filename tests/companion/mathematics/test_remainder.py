@@ -233,6 +233,12 @@ def test_trust_radius_of_single_precision_is_that_of_double():
     assert torch.equal(trust_radius(logits.float(), tokens), trust_radius(logits.float().double(), tokens))
 
 
+@pytest.mark.parametrize(("smallest", "largest"), [(1e-3, 351.0), (0.0, 1.0), (2.0, 1.0)])
+def test_a_search_beyond_what_can_be_exponentiated_is_refused(smallest, largest):
+    with pytest.raises(ValueError, match=f"smallest is {smallest} and largest {largest}"):
+        trust_radius(torch.zeros(3, dtype=torch.float64), torch.tensor(0), smallest=smallest, largest=largest)
+
+
 def test_a_narrow_window_of_wrong_signs_is_found():
     # The sign is wrong from 5.894 on and right again at the next point of the scan, 6.8.
     logits = torch.tensor([2.30472767419009, 4.194583824753764, -7.912426039760313], dtype=torch.float64)

@@ -163,6 +163,8 @@ def test_the_ends_of_a_sweep_lie_apart_or_not():
     assert entropy_laws.ends_apart(table, [["a", "b", "c"]]) == (True, f"the exponent rises {words}")
     assert entropy_laws.ends_apart(table, [["c", "a"]])[1].startswith("the exponent falls")
     assert not entropy_laws.ends_apart(table, [["a", "c"], ["c", "a"]])[0]
+    between = table.assign(exponent=[0.2, 5.0, 1.0])
+    assert not entropy_laws.ends_apart(between, [["a", "b", "c"]])[0]
     wide = table.assign(exponent_low=[0.1, 0.4, 0.2])
     holds, line = entropy_laws.ends_apart(wide, [["a", "c"]])
     assert not holds and "does not clearly change" in line
