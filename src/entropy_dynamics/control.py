@@ -14,11 +14,11 @@ class TargetEntropy:
     """Holds mean entropy at `target` by one strength, moved once a batch.
 
     With e the target minus the mean entropy of the batch's sampled states, the strength is k e + c sum e, clamped
-    to `smallest` and `largest`; the sum stands still while the clamp holds the strength back, so that nothing is
-    done as long as entropy comes from above. After it has been below, a strength remains until entropy has been
-    above as well. If the strength u changes entropy by `effect` u a batch, on top of whatever else does, then k = 1
-    / (effect horizon) and c = k / (4 horizon) close a gap without overshoot (both poles of the loop are at 1 / (2
-    horizon) a batch).
+    to `smallest` and `largest`; the sum stands still while the clamp holds the strength back, so that with
+    `smallest` = 0 nothing is done as long as entropy comes from above. After it has been below, a strength remains
+    until entropy has been above as well. If the strength u changes entropy by `effect` u a batch, on top of
+    whatever else does, then k = 1 / (effect horizon) and c = k / (4 horizon) close a gap without overshoot (both
+    poles of the loop are at 1 / (2 horizon) a batch).
 
     Args:
         target: nats, above 0 and at most log `vocabulary`.

@@ -596,7 +596,7 @@ def test_the_snippets_run(tmp_path, page):
     (snippet,) = re.findall(r"<!-- trl snippet -->\n```python\n(.*?)```", text, re.S)
     assert len(snippet.splitlines()) <= 10
     names = {"model": policy(), "reward": reward, "dataset": dataset(), "tokenizer": character_tokenizer()}
-    names["settings"] = SETTINGS | {"output_dir": str(tmp_path)}
+    names |= {"settings": SETTINGS | {"output_dir": str(tmp_path)}, "mu": 1.0}
     exec(snippet, names)
     assert names["trainer"].state.global_step == 2 and names["trainer"].args.entropy_clipping == "clip_b"
     assert page == "README.md" or (len(names["shares"]) == 2 and all(0 <= share <= 1 for share in names["shares"]))
@@ -609,12 +609,15 @@ def test_the_average_with_the_start_is_nine_parts_end_and_one_part_start():
     before = {name: value.clone() for name, value in model.named_parameters()}
 
     class Trainer:
+        def __init__(self):
+            self.model = model
+
         def train(self):
             with torch.no_grad():
                 for value in model.parameters():
                     value.add_(1.0)
 
-    exec(snippet, {"model": model, "trainer": Trainer()})
+    exec(snippet, {"trainer": Trainer()})
     for name, value in model.named_parameters():
         assert torch.allclose(value, before[name] + 0.9, atol=1e-6), name
 

@@ -201,6 +201,12 @@ def free_leads(tests: pd.DataFrame) -> tuple[bool, str]:
     return bool(clear.all() and lost < section["average_margin"]), line
 
 
+def free_leads_without(table: pd.DataFrame, chosen: Choices) -> dict[int, bool]:
+    """Whether `free_leads` still, by the seed that is left out."""
+    seeds = sorted(table.loc[table["arm"] == "GRPO", "seed"].unique())
+    return {seed: free_leads(against_what_is_free(table[table["seed"] != seed], chosen))[0] for seed in seeds}
+
+
 def targets_are_held(holding: pd.DataFrame, runs: int) -> tuple[bool, str]:
     """Every one of so many controlled runs holds its target.
 

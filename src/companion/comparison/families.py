@@ -114,7 +114,7 @@ def in_short(tests: pd.DataFrame, arm: str, reference: str, kinds: Mapping[int, 
     Args:
         kinds: the sizes of problems, the words for each; the first has none.
     """
-    words = {"beats": "beats", "trades": "trades average for Pass@32 against", "loses": "loses to"}
+    words = {"beats": "beats", "trades": "trades Avg@32 for Pass@32 against", "loses": "loses to"}
     words |= {"alike": "is like", "undecided": "is undecided against"}
     target = arm.partition(" at ")[2]
     against = reference.removesuffix(f" at {target}")  # what both have in common is said once
@@ -124,7 +124,7 @@ def in_short(tests: pd.DataFrame, arm: str, reference: str, kinds: Mapping[int, 
         said = words[verdict(tests, arm, reference, size)]
         numbers = f"{row['mean']:+.3f}, {row['low']:+.3f} to {row['high']:+.3f}"
         if row["low"] * row["high"] > 0 and row["holm"] >= plan()["tests"]["level"]:
-            numbers += f", after Holm p {row['holm']:.2g}"
+            numbers += f", p {row['holm']:.2g} after Holm"
         parts.setdefault(said, []).append(numbers if not kind else f"{kind} {numbers}")
     first, *others = (f"{said} {{}} ({'; '.join(numbers)})" for said, numbers in parts.items())
     return " and ".join([f"{arm} {first.format(against)}", *(other.format("it") for other in others)])

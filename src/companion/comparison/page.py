@@ -52,11 +52,25 @@ def three_answers(records: Path) -> str:
 
 
 def short_answers(records: Path) -> list[str]:
-    """The same verdicts in a few words each, one text a question."""
-    words = {TRAINED: "", HARDER: "harder:"}
-    return [
+    """The same verdicts in a few words each, one text a question, with what else the second and the third need."""
+    chosen, words = choices(), {TRAINED: "", HARDER: "harder:"}
+    finals = fair_tables.final_endpoints(committed(fair.finals(chosen), records), chosen)
+    held = endpoints(committed(fair.equal_entropy(chosen), records))
+    first, second, third = (
         "; ".join(families.in_short(tests, *pair, {kind: words[kind] for kind in kinds}) for pair in pairs)
         for tests, pairs, kinds in _compared(records)
+    )
+    lasting = answers.free_leads_without(finals, chosen).values()
+    targets = [f"D at {target}" for target in chosen.targets]
+    costs = families.family(
+        pd.concat([finals, held]), [(arm, "GRPO") for arm in targets], sizes=[TRAINED], columns=["avg"]
+    )
+    against = " and ".join(f"{row['mean']:+.2f} ({row['arm']})" for _, row in costs.iterrows())
+    return [
+        first,
+        f"{second.replace(fair_tables.best_free_arm(chosen), 'the averaged weights')}; with one seed left out all of "
+        f"this holds in {sum(lasting)} of {len(lasting)} cases",
+        f"{third}; Avg@32 against GRPO {against}",
     ]
 
 

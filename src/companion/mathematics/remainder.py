@@ -183,7 +183,7 @@ def trust_radius(logits: Tensor, token: Tensor, *, smallest: float = 1e-3, large
         logits: (..., V), made float64 if they are not; token: (...).
 
     Raises:
-        ValueError: a `largest` above 350, whose steps float64 cannot exponentiate.
+        ValueError: a `largest` above 350: logits move by up to twice that, and e^710 does not fit into float64.
     """
     if not 0 < smallest < largest <= 350:
         raise ValueError(f"smallest is {smallest} and largest {largest}, expected 0 < smallest < largest <= 350")

@@ -1,6 +1,5 @@
-"""The notebooks as a table: what each one found, which is its title, and how long it takes to read."""
+"""The notebooks: what each one found, which is its title, and how long it takes to read."""
 
-from collections.abc import Collection
 from pathlib import Path
 
 import nbformat
@@ -17,27 +16,21 @@ def minutes(notebook: NotebookNode) -> int:
     return 5 * -(-words // (5 * WORDS_A_MINUTE))
 
 
-def table(notebooks: Path, links: str = "", *, only: Collection[str] = ()) -> str:
-    """Markdown, one row a notebook of the folder `notebooks`; `links` leads to that folder. The short path is bold.
-
-    Args:
-        only: numbers of the notebooks that are wanted, by default all.
-    """
+def table(notebooks: Path) -> str:
+    """Markdown, one row a notebook of the folder `notebooks`, which the page is in. The short path is bold."""
     lines = ["| notebook | what it shows | minutes |", "|---|---|---|"]
     for path in _paths(notebooks):
-        if only and path.stem[:2] not in only:
-            continue
         notebook = nbformat.read(path, as_version=4)
         title = notebook.cells[0].source.splitlines()[0].removeprefix("# ")
-        link = f"**{_link(path, links)}**" if path.stem[:2] in SHORT_PATH else _link(path, links)
-        lines.append(f"| {link} | {title} | {minutes(notebook)} |")
+        lines.append(f"| {_link(path, '')} | {title} | {minutes(notebook)} |")
     return "\n".join(lines)
 
 
-def off_the_short_path(notebooks: Path, links: str = "") -> str:
-    """The other notebooks in one line, each with its minutes."""
-    paths = [path for path in _paths(notebooks) if path.stem[:2] not in SHORT_PATH]
-    return " · ".join(f"{_link(path, links)} ({minutes(nbformat.read(path, as_version=4))})" for path in paths)
+def line(notebooks: Path, links: str) -> str:
+    """Markdown, one line of all notebooks with their minutes; `links` leads to their folder. The short path is bold."""
+    return " · ".join(
+        f"{_link(path, links)} ({minutes(nbformat.read(path, as_version=4))})" for path in _paths(notebooks)
+    )
 
 
 def _paths(notebooks: Path) -> list[Path]:
@@ -45,4 +38,5 @@ def _paths(notebooks: Path) -> list[Path]:
 
 
 def _link(path: Path, links: str) -> str:
-    return f"[{path.stem[:2]} {path.stem[3:].replace('_', ' ')}]({links}{path.name})"
+    link = f"[{path.stem[:2]} {path.stem[3:].replace('_', ' ')}]({links}{path.name})"
+    return f"**{link}**" if path.stem[:2] in SHORT_PATH else link

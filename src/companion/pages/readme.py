@@ -38,8 +38,7 @@ def generated(root: Path) -> dict[str, dict[str, Callable[[], str]]]:
         },
         "README.md": {
             "findings": lambda: findings.table(root, "notebooks/"),
-            "short path": lambda: contents.table(notebooks, "notebooks/", only=contents.SHORT_PATH),
-            "others": lambda: contents.off_the_short_path(notebooks, "notebooks/"),
+            "contents": lambda: contents.line(notebooks, "notebooks/"),
         },
         "docs/claims.md": {"claims": lambda: claims_page(notebooks)},
         "docs/comparison.md": {

@@ -77,7 +77,7 @@ def test_a_difference_that_only_holm_makes_unclear_says_so():
     rows = compared().assign(holm=0.051)
     row = rows.set_index("column").loc["pass"]
     assert row["low"] > 0 and verdict(rows, "X", "GRPO", 3) == "undecided"
-    assert in_short(rows, "X", "GRPO", {3: ""}).endswith(f"{row['high']:+.3f}, after Holm p 0.051)")
+    assert in_short(rows, "X", "GRPO", {3: ""}).endswith(f"{row['high']:+.3f}, p 0.051 after Holm)")
 
 
 def test_kinds_of_problems_and_a_common_target_are_said_once():
