@@ -611,14 +611,19 @@ def test_the_average_with_the_start_is_nine_parts_end_and_one_part_start():
     class Trainer:
         def __init__(self):
             self.model = model
+            self.saved = None
+
+        def save_model(self):
+            self.saved = {name: value.clone() for name, value in model.named_parameters()}
 
         def train(self):
             with torch.no_grad():
                 for value in model.parameters():
                     value.add_(1.0)
 
-    exec(snippet, {"trainer": Trainer()})
-    for name, value in model.named_parameters():
+    trainer = Trainer()
+    exec(snippet, {"trainer": trainer})
+    for name, value in trainer.saved.items():
         assert torch.allclose(value, before[name] + 0.9, atol=1e-6), name
 
 

@@ -125,6 +125,9 @@ def in_short(tests: pd.DataFrame, arm: str, reference: str, kinds: Mapping[int, 
         numbers = f"{row['mean']:+.3f}, {row['low']:+.3f} to {row['high']:+.3f}"
         if row["low"] * row["high"] > 0 and row["holm"] >= plan()["tests"]["level"]:
             numbers += f", p {row['holm']:.2g} after Holm"
+        average = _row(tests, arm, reference, size, "avg")
+        if average["mean"] < 0 and average["holm"] < plan()["tests"]["level"]:
+            numbers += f"; Avg@32 {average['mean']:+.3f}"
         parts.setdefault(said, []).append(numbers if not kind else f"{kind} {numbers}")
     first, *others = (f"{said} {{}} ({'; '.join(numbers)})" for said, numbers in parts.items())
     return " and ".join([f"{arm} {first.format(against)}", *(other.format("it") for other in others)])

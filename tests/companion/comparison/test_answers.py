@@ -56,6 +56,13 @@ def test_question_2_compares_with_the_best_free_rival():
     assert families.verdict(found, "Clip_V", FREE, 4) == "loses"
 
 
+def test_a_loss_is_counted_in_each_case_in_which_it_stays_clear_without_a_seed():
+    arms = [("GRPO", 0.8), ("Clip_B", 0.8), ("Clip_V", 0.7), (FREE, 0.8)]
+    data = table(*(rows(arm, seeds=MANY, passed=passed) for arm, passed in arms))
+    found = answers.clear_without(data, CHOSEN)
+    assert found.to_dict() == {("Clip_B", 3): 0, ("Clip_B", 4): 0, ("Clip_V", 3): 10, ("Clip_V", 4): 10}
+
+
 @pytest.mark.parametrize(
     ("ask", "pairs"),
     [

@@ -80,6 +80,12 @@ def test_a_difference_that_only_holm_makes_unclear_says_so():
     assert in_short(rows, "X", "GRPO", {3: ""}).endswith(f"{row['high']:+.3f}, p 0.051 after Holm)")
 
 
+def test_a_clearly_lower_average_is_said_beside_the_verdict():
+    row = compared(average=-0.04).set_index("column").loc["avg"]
+    assert in_short(compared(average=-0.04), "X", "GRPO", {3: ""}).endswith(f"; Avg@32 {row['mean']:+.3f})")
+    assert "Avg@32" not in in_short(compared(), "X", "GRPO", {3: ""})
+
+
 def test_kinds_of_problems_and_a_common_target_are_said_once():
     unlike = family(pd.concat([table(), table(gain=-0.06, size=4)]), [("X", "GRPO")], sizes=[3, 4])
     said = in_short(unlike, "X", "GRPO", {3: "", 4: "harder"})
