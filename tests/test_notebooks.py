@@ -78,7 +78,7 @@ def test_every_cell_ran_in_order_without_error_or_warning(notebook):
 def test_committed_outputs_are_free_of_their_run(path, notebook):
     assert not any("papermill" in cell.metadata for cell in notebook.cells)
     assert not any("injected-parameters" in cell.metadata.get("tags", []) for cell in notebook.cells)
-    text = path.read_text(encoding="utf-8")
+    text = re.sub(r"[\w+/]{200,}", "", path.read_text(encoding="utf-8"))  # in a picture any short place may stand
     places = {str(ROOT), str(Path.home()), tempfile.gettempdir(), sys.prefix, "file://"} - {"/"}
     assert not [place for place in places if place in text]
 
