@@ -56,7 +56,7 @@ def log_policy(logits: Tensor) -> tuple[Tensor, Tensor]:
     """Policy p and log p, both (..., V), with log p set to 0 where p = 0 so that p log p is 0 there."""
     check_logits(logits)
     log_p = logits.log_softmax(-1)
-    return log_p.exp(), log_p.nan_to_num(neginf=0.0)  # checked: there are no others; eight times as fast as a mask
+    return log_p.exp(), log_p.nan_to_num(neginf=0.0)  # checked: there are no others; faster than a mask
 
 
 def entropy(logits: Tensor) -> Tensor:

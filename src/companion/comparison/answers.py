@@ -190,15 +190,13 @@ def free_leads(tests: pd.DataFrame) -> tuple[bool, str]:
     Args:
         tests: of `against_what_is_free`.
     """
-    section, of_pass = plan()["tests"], tests[tests["column"] == "pass"]
-    lost = tests[tests["column"] == "avg"]["high"].max()
-    clear = (of_pass["mean"] < 0) & (of_pass["holm"] < section["level"])
+    of_pass, lost = tests[tests["column"] == "pass"], tests[tests["column"] == "avg"]["high"].max()
     line = (
         f"{tests['reference'].iloc[0]} against {' and '.join(METHODS)}, {tests['seeds'].min()} seeds, both kinds: "
         f"Pass@32 higher by {-of_pass['mean'].max():.3f} to {-of_pass['mean'].min():.3f}, largest p after Holm "
         f"{of_pass['holm'].max():.2g}; Avg@32 lower by at most {lost:.3f} (end of an interval)"
     )
-    return bool(clear.all() and lost < section["average_margin"]), line
+    return bool(_is_lost(of_pass).all() and lost < plan()["tests"]["average_margin"]), line
 
 
 def clear_without(table: pd.DataFrame, chosen: Choices) -> pd.Series:
@@ -206,8 +204,11 @@ def clear_without(table: pd.DataFrame, chosen: Choices) -> pd.Series:
     seeds = table.loc[table["arm"] == "GRPO", "seed"].unique()
     tests = pd.concat(against_what_is_free(table[table["seed"] != seed], chosen) for seed in seeds)
     of_pass = tests[tests["column"] == "pass"]
-    clear = (of_pass["mean"] < 0) & (of_pass["holm"] < plan()["tests"]["level"])
-    return clear.groupby([of_pass["arm"], of_pass["size"]], sort=False).sum()
+    return _is_lost(of_pass).groupby([of_pass["arm"], of_pass["size"]], sort=False).sum()
+
+
+def _is_lost(of_pass: pd.DataFrame) -> pd.Series:
+    return (of_pass["mean"] < 0) & (of_pass["holm"] < plan()["tests"]["level"])
 
 
 def targets_are_held(holding: pd.DataFrame, runs: int) -> tuple[bool, str]:

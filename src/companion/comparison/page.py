@@ -1,5 +1,6 @@
 """What the README says of the planned comparison, from committed records alone: its table, and its three answers."""
 
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
@@ -32,9 +33,8 @@ def results(records: Path) -> str:
     All over the seeds that all have, and below those with more seeds over all of theirs.
     """
     chosen = choices()
-    trained = committed(fair.finals(chosen), records)
-    finals = fair_tables.final_endpoints(trained, chosen)
-    held = endpoints(committed(fair.equal_entropy(chosen), records))
+    trained, finals, controlled = _runs(records)
+    held = endpoints(controlled)
     arms = [*fair.final_arms(chosen), fair_tables.best_free_arm(chosen)]
     parts = [start_endpoints(trained), *(finals[finals["arm"] == arm] for arm in arms)]
     parts += [held[held["arm"] == f"D at {target}"] for target in chosen.targets]
@@ -62,8 +62,8 @@ def three_answers(records: Path) -> str:
 def short_answers(records: Path) -> list[str]:
     """The same verdicts in a few words each, one text a question, with what else the second and the third need."""
     chosen, words = choices(), {TRAINED: "", HARDER: "harder:"}
-    finals = fair_tables.final_endpoints(committed(fair.finals(chosen), records), chosen)
-    held = endpoints(committed(fair.equal_entropy(chosen), records))
+    _, finals, controlled = _runs(records)
+    held = endpoints(controlled)
     first, second, third = (
         "; ".join(families.in_short(tests, *pair, {kind: words[kind] for kind in kinds}) for pair in pairs)
         for tests, pairs, kinds in _compared(records)
@@ -84,11 +84,18 @@ def short_answers(records: Path) -> list[str]:
     ]
 
 
+@cache  # each page has several parts of them
+def _runs(records: Path) -> tuple[fair_tables.Records, pd.DataFrame, fair_tables.Records]:
+    """The final runs, their endpoints with those of the free rivals, and the runs whose entropy is held."""
+    chosen = choices()
+    trained, held = committed(fair.finals(chosen), records), committed(fair.equal_entropy(chosen), records)
+    return trained, fair_tables.final_endpoints(trained, chosen), held
+
+
 def _compared(records: Path) -> list[tuple[pd.DataFrame, list[families.Pair], tuple[int, ...]]]:
     """By question: the family of tests, the pairs whose comparison answers it, and on which kinds of problems."""
     chosen = choices()
-    finals = fair_tables.final_endpoints(committed(fair.finals(chosen), records), chosen)
-    held = committed(fair.equal_entropy(chosen), records)
+    _, finals, held = _runs(records)
     first, second = answers.in_the_papers_regime(finals), answers.against_what_is_free(finals, chosen)
     third = answers.which_tokens(endpoints(held), fair_tables.held(held), chosen, fair_tables.FIRST_PAIRS)
     best = fair_tables.best_free_arm(chosen)

@@ -89,19 +89,19 @@ def groups(size: int) -> Decision:
     path = flows.two_arms_standardised(TIMES)
     held, line = same({"standardised, G to infinity": (path, _difference(infinite))})
     decades = np.array([0, 1e1, 1e2, 1e3, 1e4])
+    sizes = (2, 3, size)
     plain, *p2 = (
         softmax(flows.integrate(field, [0, 0], decades), axis=-1)[1:, 1]
-        for field in (flows.policy_gradient([0, -1]), *(grouped("standardised", g) for g in (2, 3, size)))
+        for field in (flows.policy_gradient([0, -1]), *(grouped("standardised", g) for g in sizes))
     )
-    gains = [(g - 1) / np.sqrt(g) for g in (2, 3, size)]
     even = np.linspace(0, 25, 6)
     filtered = softmax(flows.integrate(grouped("standardised, filtered", size), [0, 0], even), axis=-1)[:, 1]
     kappa = 2 * (size - 1) / size**1.5
     limits, ratios = approaches(
         {
             **{
-                f"p_2 times 2 t (G-1)/sqrt(G), G = {g}": p * 2 * decades[1:] * a
-                for g, p, a in zip((2, 3, size), p2, gains)
+                f"p_2 times 2 t (G-1)/sqrt(G), G = {g}": p * 2 * decades[1:] * (g - 1) / np.sqrt(g)
+                for g, p in zip(sizes, p2)
             },
             "filtered, rate / kappa": -np.diff(np.log(filtered)) / np.diff(even) / kappa,
         },
